@@ -1,0 +1,90 @@
+"""Primitive warp: a projective map per image, sampled bilinearly or at the nearest pixel.
+
+Convention: pixel centres lie at whole numbers; the map takes an output pixel to its source. A source further than
+half a pixel outside the image is filled; nearer ones use the border pixel, as Pillow's `Image.transform` does (OpenCV
+blends the fill into the last pixel instead).
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from bloodcell.augment import pixels
+
+FILLS = ("constant", "edge", "reflect")
+
+
+class Warp(NamedTuple):
+    """matrix: float32 [B, 3, 3], (x, y, 1) of the output to the source; fill: int32 [B], index into FILLS;
+    value: float32 [B], grey level of a constant fill; nearest: bool [B]."""
+
+    matrix: tf.Tensor
+    fill: tf.Tensor
+    value: tf.Tensor
+    nearest: tf.Tensor
+
+
+def affine(size: tuple[int, int], a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, d: tf.Tensor,
+           dx: tf.Tensor | float = 0.0, dy: tf.Tensor | float = 0.0) -> tf.Tensor:
+    """Returns [B, 3, 3] of the map (a, b; c, d) about the image's centre, then a shift (dx, dy) in pixels."""
+    cx, cy = (size[1] - 1) / 2, (size[0] - 1) / 2
+    zero, one = tf.zeros_like(a), tf.ones_like(a)
+    rows = [a, b, cx - a * cx - b * cy + dx, c, d, cy - c * cx - d * cy + dy, zero, zero, one]
+    return tf.reshape(tf.stack(rows, axis=-1), [-1, 3, 3])
+
+
+def compose(first: tf.Tensor, then: tf.Tensor) -> tf.Tensor:
+    """Returns the map of warping by `first` and warping the result by `then` ([B, 3, 3] each).
+
+    Written out, since a GPU may multiply matrices with 10-bit mantissas.
+    """
+    return tf.reduce_sum(first[:, :, :, tf.newaxis] * then[:, tf.newaxis, :, :], axis=2)
+
+
+def apply(packed: tf.Tensor, warp: Warp) -> tf.Tensor:
+    """Warps packed images int32 [B, H, W]."""
+    height, width = packed.shape[1], packed.shape[2]
+    count = packed.shape[0]
+    x = tf.range(width, dtype=tf.float32)[tf.newaxis, tf.newaxis, :]
+    y = tf.range(height, dtype=tf.float32)[tf.newaxis, :, tf.newaxis]
+    m = [[warp.matrix[:, row, column][:, tf.newaxis, tf.newaxis] for column in range(3)] for row in range(3)]
+    depth = m[2][0] * x + m[2][1] * y + m[2][2]
+    source_x = (m[0][0] * x + m[0][1] * y + m[0][2]) / depth
+    source_y = (m[1][0] * x + m[1][1] * y + m[1][2]) / depth
+
+    fill = warp.fill[:, tf.newaxis, tf.newaxis]
+    visible = (source_x >= -0.5) & (source_x < width - 0.5) & (source_y >= -0.5) & (source_y < height - 0.5)
+    visible = (visible | (fill != FILLS.index("constant"))) & (depth > 0)  # behind the camera nothing is seen
+    reflect = fill == FILLS.index("reflect")
+    source_x = tf.where(reflect, _fold(source_x, width), source_x)
+    source_y = tf.where(reflect, _fold(source_y, height), source_y)
+    nearest = warp.nearest[:, tf.newaxis, tf.newaxis]
+    source_x = tf.where(nearest, tf.floor(source_x + 0.5), source_x)
+    source_y = tf.where(nearest, tf.floor(source_y + 0.5), source_y)
+    # Not-a-number compares false everywhere; the maximum below sends it to the first pixel and never out of bounds.
+    source_x = tf.minimum(tf.maximum(source_x, 0.0), width - 1.0)
+    source_y = tf.minimum(tf.maximum(source_y, 0.0), height - 1.0)
+
+    x0, y0 = tf.floor(source_x), tf.floor(source_y)
+    right, down = source_x - x0, source_y - y0
+    x0, y0 = tf.cast(x0, tf.int32), tf.cast(y0, tf.int32)
+    x1, y1 = tf.minimum(x0 + 1, width - 1), tf.minimum(y0 + 1, height - 1)
+    start = tf.range(count, dtype=tf.int32)[:, tf.newaxis, tf.newaxis] * (height * width)
+    flat = tf.reshape(packed, [-1])
+    corners = [pixels.channels(tf.gather(flat, start + row * width + column))
+               for row in (y0, y1) for column in (x0, x1)]
+
+    value = tf.cast(warp.value + 0.5, tf.int32)[:, tf.newaxis, tf.newaxis]
+    levels = []
+    for channel in range(3):
+        top_left, top_right, low_left, low_right = (tf.cast(corner[channel], tf.float32) for corner in corners)
+        top = top_left + (top_right - top_left) * right
+        low = low_left + (low_right - low_left) * right
+        levels.append(tf.where(visible, pixels.to_levels(top + (low - top) * down + 0.5), value))
+    return pixels.join(levels)
+
+
+def _fold(x: tf.Tensor, size: int) -> tf.Tensor:
+    """Reflects a coordinate about the image's outer edges (d c b a | a b c d | d c b a)."""
+    around = tf.math.floormod(x + 0.5, 2.0 * size)
+    return size - tf.abs(around - size) - 0.5
