@@ -19,8 +19,8 @@ Draws = dict[str, tf.Tensor]
 Size = tuple[int, int]
 Lowered = warp.Warp | tone.Tone | mix.Mix | filter_.Filter | mask.Mask
 
-APPLY: dict[str, Callable[..., tf.Tensor]] = {
-    "warp": warp.apply, "tone": tone.apply, "mix": mix.apply, "filter": filter_.apply, "mask": mask.apply}
+APPLY: dict[type, Callable[..., tf.Tensor]] = {
+    tone.Tone: tone.apply, mix.Mix: mix.apply, filter_.Filter: filter_.apply, mask.Mask: mask.apply}
 STATISTICS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "mean": tone.mean_luma, "extremes": tone.extremes, "cumulative": tone.cumulative}
 
@@ -98,13 +98,20 @@ class Op:
             raise ValueError(f"{self.name} expected square images, received {size[0]}x{size[1]}")
         wanted = {self.statistic: active} if self.statistic else {}
         lowered = self.lower(draws, options, size, measure(packed, wanted))
-        return run(self.primitive, packed, active, lowered)
+        return run(packed, active, lowered, self.style(options))
+
+    def style(self, options: Mapping[str, Any]) -> warp.Style | None:
+        """Returns how the op samples; None where it does not matter, as no source lies between pixels or outside."""
+        return warp.Style(*(options[key] for key in warp.Style._fields)) if "fill" in options else None
 
 
-def run(primitive: str, packed: tf.Tensor, active: tf.Tensor, lowered: Lowered) -> tf.Tensor:
-    """Applies one primitive to the active samples (bool [B]) of packed images."""
+def run(packed: tf.Tensor, active: tf.Tensor, lowered: Lowered, style: warp.Style | None = None) -> tf.Tensor:
+    """Applies one primitive to the active samples (bool [B]) of packed images; `style` is for warps."""
     def compute(chunk: tf.Tensor, *fields: tf.Tensor) -> tf.Tensor:
-        return APPLY[primitive](chunk, type(lowered)(*fields))
+        of_chunk = type(lowered)(*fields)
+        if isinstance(of_chunk, warp.Warp):
+            return warp.apply(chunk, of_chunk, style or warp.Style())
+        return APPLY[type(of_chunk)](chunk, of_chunk)
 
     return pixels.update_where(packed, active, compute, (packed, *(_per_sample(field, packed) for field in lowered)))
 

@@ -63,10 +63,14 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """One primitive. `groups` apply in order, which only warps may need; members of a group exclude each other."""
+    """One primitive. `groups` apply in order, which only warps may need; members of a group exclude each other.
+
+    style: how a warp samples; None where it does not matter (and for other primitives).
+    """
 
     primitive: str
     groups: tuple[tuple[Member, ...], ...]
+    style: warp.Style | None = None
 
     def members(self) -> Iterator[Member]:
         """Yields every op of the slot."""
@@ -209,7 +213,7 @@ def _apply_slot(slot: Slot, packed: tf.Tensor, draws: Draws) -> tf.Tensor:
             on_group = on if on_group is None else on_group | on
         lowered, active = (of_group, on_group) if lowered is None else (
             _compose(lowered, active, of_group, on_group), active | on_group)
-    return entry.run(slot.primitive, packed, active, lowered)
+    return entry.run(packed, active, lowered, slot.style)
 
 
 def _select(on: tf.Tensor, then: entry.Lowered, other: entry.Lowered) -> entry.Lowered:
@@ -221,9 +225,7 @@ def _select(on: tf.Tensor, then: entry.Lowered, other: entry.Lowered) -> entry.L
 
 def _compose(first: warp.Warp, first_on: tf.Tensor, then: warp.Warp, then_on: tf.Tensor) -> warp.Warp:
     """Composes two warps, either of which a sample may lack."""
-    both = first._replace(matrix=warp.compose(first.matrix, then.matrix))
-    # Exact warps (flip, rot90) sample at the nearest pixel and never leave the image: they follow their neighbour.
-    both = _select(first.nearest, both._replace(fill=then.fill, value=then.value, nearest=then.nearest), both)
+    both = warp.Warp(warp.compose(first.matrix, then.matrix))
     return _select(first_on & then_on, both, _select(then_on, then, first))
 
 
@@ -271,7 +273,8 @@ class _Builder:
         def strength(u: tf.Tensor) -> tf.Tensor:
             return low + u[:, site] * (given - low)
 
-        return (Slot(op.primitive, ((Member(path, op, options, gates, site + 1, strength),),)),)
+        member = Member(path, op, options, gates, site + 1, strength)
+        return (Slot(op.primitive, ((member,),), op.style(options)),)
 
     def identity(self, term: Term, gates: tuple[Gate, ...], path: str) -> tuple[Stage, ...]:
         spec.bind(term, (), what=self.what)
@@ -304,7 +307,7 @@ class _Builder:
             own = (*gates, Gate(choice, len(RANDAUGMENT), number))
             member = Member(f"{path}/{name}", op, op.defaults(), own, self.site(max(op.uniforms, 1)),
                             lambda u, at=at: at(fraction(u)))
-            lanes.append((Slot(op.primitive, ((member,),)),))
+            lanes.append((Slot(op.primitive, ((member,),), op.style(member.options)),))
         width = self.sites - start
         self.site(width * (bound["n"] - 1))
         return (Repeat(bound["n"], start, width, _interleave(lanes)),)
@@ -345,33 +348,31 @@ def _check(op: Op, options: Mapping[str, Any], what: str) -> None:
 
 
 def _merge_warps(before: Stage, stage: Stage) -> Stage | None:
-    """Joins two neighbouring warp slots of a chain, where composing their maps says the same as two samplings."""
-    if not (isinstance(before, Slot) and isinstance(stage, Slot)) or {before.primitive, stage.primitive} != {"warp"}:
-        return None
-    styles = {tuple(member.options.get(key) for key in ("fill", "value", "interpolation"))
-              for slot in (before, stage) for member in slot.members() if "fill" in member.options}
-    return Slot("warp", (*before.groups, *stage.groups)) if len(styles) <= 1 else None
+    """Joins two neighbouring warp slots of a chain that sample alike; None where they are no such pair."""
+    if isinstance(before, Slot) and isinstance(stage, Slot) and _alike(before, stage) and stage.primitive == "warp":
+        return Slot("warp", (*before.groups, *stage.groups), before.style or stage.style)
+    return None
 
 
 def _interleave(lanes: Sequence[tuple[Stage, ...]]) -> tuple[Stage, ...]:
     """Merges the stages of alternatives, of which each sample takes one lane: equal primitives share a slot."""
     merged: list[Stage] = []
     for lane in lanes:
-        place = 0
+        place = 0  # a lane's own order must survive
         for stage in lane:
-            found = None
-            if isinstance(stage, Slot) and len(stage.groups) == 1:
-                found = next((at for at in range(place, len(merged)) if _shares(merged[at], stage)), None)
-            if found is None:
-                merged.insert(place, stage)
+            for at in range(place, len(merged)):
+                mine = merged[at]
+                if (isinstance(mine, Slot) and isinstance(stage, Slot) and _alike(mine, stage)
+                        and len(mine.groups) == len(stage.groups) == 1):
+                    group = (*mine.groups[0], *stage.groups[0])
+                    merged[at] = Slot(stage.primitive, (group,), mine.style or stage.style)
+                    place = at + 1
+                    break
             else:
-                mine = merged[found]
-                assert isinstance(mine, Slot) and isinstance(stage, Slot)
-                merged[found] = Slot(stage.primitive, ((*mine.groups[0], *stage.groups[0]),))
-                place = found
-            place += 1
+                merged.insert(place, stage)
+                place += 1
     return tuple(merged)
 
 
-def _shares(stage: Stage, other: Slot) -> bool:
-    return isinstance(stage, Slot) and stage.primitive == other.primitive and len(stage.groups) == 1
+def _alike(one: Slot, other: Slot) -> bool:
+    return one.primitive == other.primitive and (one.style == other.style or None in (one.style, other.style))

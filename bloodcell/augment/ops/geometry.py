@@ -9,23 +9,14 @@ import tensorflow as tf
 from bloodcell.augment import rng
 from bloodcell.augment.entry import Draws, Op, Size, register
 from bloodcell.augment.primitives.tone import Statistics
-from bloodcell.augment.primitives.warp import FILLS, Warp, affine
+from bloodcell.augment.primitives.warp import FILLS, Style, Warp, affine
 from bloodcell.spec import Param
 
 OPTIONS = (
-    Param("fill", str, "constant", choices=FILLS),
-    Param("value", float, 128.0, 0, 255, unit="grey levels"),
-    Param("interpolation", str, "bilinear", choices=("bilinear", "nearest")),
+    Param("fill", str, Style().fill, choices=FILLS),
+    Param("value", float, Style().value, 0, 255, unit="grey levels"),
+    Param("interpolation", str, Style().interpolation, choices=("bilinear", "nearest")),
 )
-EXACT: dict[str, Any] = {"fill": "edge", "value": 0.0, "interpolation": "nearest"}
-
-
-def _warp(matrix: tf.Tensor, options: Mapping[str, Any]) -> Warp:
-    like = matrix[:, 0, 0]
-    return Warp(matrix=matrix,
-                fill=tf.cast(tf.zeros_like(like), tf.int32) + FILLS.index(options["fill"]),
-                value=tf.zeros_like(like) + options["value"],
-                nearest=tf.zeros_like(like, dtype=tf.bool) | (options["interpolation"] == "nearest"))
 
 
 def _flip_sample(strength: tf.Tensor, u: tf.Tensor, options: Mapping[str, Any]) -> Draws:
@@ -37,7 +28,7 @@ def _flip_sample(strength: tf.Tensor, u: tf.Tensor, options: Mapping[str, Any]) 
 def _flip_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     x = tf.where(draws["horizontal"], -1.0, 1.0)
     y = tf.where(draws["vertical"], -1.0, 1.0)
-    return _warp(affine(size, x, tf.zeros_like(x), tf.zeros_like(y), y), EXACT)
+    return Warp(affine(size, x, tf.zeros_like(x), tf.zeros_like(y), y))
 
 
 register(Op(
@@ -50,7 +41,7 @@ def _rot90_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistic
     # Counter-clockwise: the sine and cosine of whole quarter turns, exact.
     cos = tf.gather(tf.constant([1.0, 0.0, -1.0, 0.0]), draws["turns"])
     sin = tf.gather(tf.constant([0.0, 1.0, 0.0, -1.0]), draws["turns"])
-    return _warp(affine(size, cos, -sin, sin, cos), EXACT)
+    return Warp(affine(size, cos, -sin, sin, cos))
 
 
 register(Op(
@@ -61,7 +52,7 @@ register(Op(
 def _rotate_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     angle = draws["degrees"] * (math.pi / 180)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    return _warp(affine(size, cos, -sin, sin, cos), options)
+    return Warp(affine(size, cos, -sin, sin, cos))
 
 
 register(Op(
@@ -72,12 +63,12 @@ register(Op(
 
 def _shear_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     one = tf.ones_like(draws["x"])
-    return _warp(affine(size, one, draws["x"], draws["y"], one), options)
+    return Warp(affine(size, one, draws["x"], draws["y"], one))
 
 
 def _shift_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     one, zero = tf.ones_like(draws["x"]), tf.zeros_like(draws["x"])
-    return _warp(affine(size, one, zero, zero, one, draws["x"] * size[1], draws["y"] * size[0]), options)
+    return Warp(affine(size, one, zero, zero, one, draws["x"] * size[1], draws["y"] * size[0]))
 
 
 def _signed_axes(axes: str) -> Any:
@@ -106,7 +97,7 @@ for _name, _axes, _where in (("translate", "xy", "on both axes"), ("translate_x"
 def _zoom_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     inverse = 1.0 / draws["scale"]
     zero = tf.zeros_like(inverse)
-    return _warp(affine(size, inverse, zero, zero, inverse), options)
+    return Warp(affine(size, inverse, zero, zero, inverse))
 
 
 register(Op(

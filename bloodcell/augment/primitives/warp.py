@@ -15,13 +15,18 @@ FILLS = ("constant", "edge", "reflect")
 
 
 class Warp(NamedTuple):
-    """matrix: float32 [B, 3, 3], (x, y, 1) of the output to the source; fill: int32 [B], index into FILLS;
-    value: float32 [B], grey level of a constant fill; nearest: bool [B]."""
+    """matrix: float32 [B, 3, 3], (x, y, 1) of the output to the source."""
 
     matrix: tf.Tensor
-    fill: tf.Tensor
-    value: tf.Tensor
-    nearest: tf.Tensor
+
+
+class Style(NamedTuple):
+    """How a warp samples, the same for all images of a program: fill, one of FILLS; value, the grey level of a constant
+    fill; interpolation, `bilinear` or `nearest`."""
+
+    fill: str = "constant"
+    value: float = 128.0
+    interpolation: str = "bilinear"
 
 
 def affine(size: tuple[int, int], a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, d: tf.Tensor,
@@ -41,7 +46,7 @@ def compose(first: tf.Tensor, then: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(first[:, :, :, tf.newaxis] * then[:, tf.newaxis, :, :], axis=2)
 
 
-def apply(packed: tf.Tensor, warp: Warp) -> tf.Tensor:
+def apply(packed: tf.Tensor, warp: Warp, style: Style) -> tf.Tensor:
     """Warps packed images int32 [B, H, W]."""
     height, width = packed.shape[1], packed.shape[2]
     count = packed.shape[0]
@@ -52,15 +57,13 @@ def apply(packed: tf.Tensor, warp: Warp) -> tf.Tensor:
     source_x = (m[0][0] * x + m[0][1] * y + m[0][2]) / depth
     source_y = (m[1][0] * x + m[1][1] * y + m[1][2]) / depth
 
-    fill = warp.fill[:, tf.newaxis, tf.newaxis]
-    visible = (source_x >= -0.5) & (source_x < width - 0.5) & (source_y >= -0.5) & (source_y < height - 0.5)
-    visible = (visible | (fill != FILLS.index("constant"))) & (depth > 0)  # behind the camera nothing is seen
-    reflect = fill == FILLS.index("reflect")
-    source_x = tf.where(reflect, _fold(source_x, width), source_x)
-    source_y = tf.where(reflect, _fold(source_y, height), source_y)
-    nearest = warp.nearest[:, tf.newaxis, tf.newaxis]
-    source_x = tf.where(nearest, tf.floor(source_x + 0.5), source_x)
-    source_y = tf.where(nearest, tf.floor(source_y + 0.5), source_y)
+    visible = depth > 0  # behind the camera nothing is seen
+    if style.fill == "constant":
+        visible &= (source_x >= -0.5) & (source_x < width - 0.5) & (source_y >= -0.5) & (source_y < height - 0.5)
+    elif style.fill == "reflect":
+        source_x, source_y = _fold(source_x, width), _fold(source_y, height)
+    if style.interpolation == "nearest":
+        source_x, source_y = tf.floor(source_x + 0.5), tf.floor(source_y + 0.5)
     # Not-a-number compares false everywhere; the maximum below sends it to the first pixel and never out of bounds.
     source_x = tf.minimum(tf.maximum(source_x, 0.0), width - 1.0)
     source_y = tf.minimum(tf.maximum(source_y, 0.0), height - 1.0)
@@ -74,17 +77,16 @@ def apply(packed: tf.Tensor, warp: Warp) -> tf.Tensor:
     corners = [pixels.channels(tf.gather(flat, start + row * width + column))
                for row in (y0, y1) for column in (x0, x1)]
 
-    value = tf.cast(warp.value + 0.5, tf.int32)[:, tf.newaxis, tf.newaxis]
     levels = []
     for channel in range(3):
         top_left, top_right, low_left, low_right = (tf.cast(corner[channel], tf.float32) for corner in corners)
         top = top_left + (top_right - top_left) * right
         low = low_left + (low_right - low_left) * right
-        levels.append(tf.where(visible, pixels.to_levels(top + (low - top) * down + 0.5), value))
+        levels.append(tf.where(visible, pixels.to_levels(top + (low - top) * down + 0.5), round(style.value)))
     return pixels.join(levels)
 
 
 def _fold(x: tf.Tensor, size: int) -> tf.Tensor:
     """Reflects a coordinate about the image's outer edges (d c b a | a b c d | d c b a)."""
-    around = tf.math.floormod(x + 0.5, 2.0 * size)
+    around = x + 0.5 - tf.floor((x + 0.5) / (2.0 * size)) * (2.0 * size)
     return size - tf.abs(around - size) - 0.5
