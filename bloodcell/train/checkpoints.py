@@ -1,0 +1,214 @@
+"""Checkpoints: one `.npz` holding every variable and one JSON text, replaced atomically, read without pickle.
+
+Also the run's `model.json`, from which a network is built again, and the digest of its weights. What the JSON text
+means belongs to `loop`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+import keras
+import numpy as np
+
+from bloodcell import models
+from bloodcell.errors import InputError
+
+MODEL_FILE = "model.json"
+FOLDER = "checkpoints"
+WHICH = ("best", "last")
+_META = "meta"
+_MODEL, _OPTIMIZER = "model", "optimizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The two checkpoints of a run: `last` resumes it, `best` is its result."""
+
+    run_dir: pathlib.Path
+
+    def path(self, which: str) -> pathlib.Path:
+        """Returns where `best` or `last` lies."""
+        return self.run_dir / FOLDER / f"{which}.npz"
+
+    def has(self, which: str) -> bool:
+        """Returns whether that checkpoint was ever written."""
+        return self.path(which).is_file()
+
+    def save(self, which: str, meta: dict[str, Any], model: keras.Model,
+             optimizer: keras.optimizers.Optimizer | None = None) -> None:
+        """Writes all variables and `meta` (JSON values); the file before stays whole until the new one is on disk.
+
+        Raises:
+          InputError: the disk refuses (full, read-only); the checkpoint before is untouched.
+        """
+        arrays = _arrays(_MODEL, model.variables)
+        if optimizer is not None:
+            arrays |= _arrays(_OPTIMIZER, optimizer.variables)
+        arrays[_META] = np.array(json.dumps(meta))
+        write_atomically(self.path(which), lambda file: _put_arrays(file, arrays))
+
+    def meta(self, which: str) -> dict[str, Any]:
+        """Returns the JSON values saved with a checkpoint; raises InputError where it is missing or damaged."""
+        return _read_meta(_read(self.path(which), (_META,)), self.path(which))
+
+    def restore(self, which: str, model: keras.Model,
+                optimizer: keras.optimizers.Optimizer | None = None) -> dict[str, Any]:
+        """Puts a checkpoint's values into the model and, where given, into the built optimizer.
+
+        All names, shapes and dtypes are checked before the first variable changes.
+
+        Returns:
+          The JSON values saved with it.
+
+        Raises:
+          InputError: the file is missing, damaged, or of another network or optimizer.
+        """
+        path = self.path(which)
+        arrays = _read(path)
+        found = _matched(arrays, _MODEL, model.variables, path)
+        if optimizer is not None:
+            found += _matched(arrays, _OPTIMIZER, optimizer.variables, path)
+        for variable, value in found:
+            variable.assign(value)
+        return _read_meta(arrays, path)
+
+
+def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
+    """Writes a file under a temporary name beside it, syncs it to disk, and renames it.
+
+    Raises:
+      InputError: the folder cannot be written or the disk is full; whatever `path` held is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; expected a writable folder with free "
+                         "space, the file before is untouched, try making room or another --workdir") from None
+
+
+def save_model_file(run_dir: pathlib.Path, *, name: str, head: str, image_size: int,
+                    class_names: Sequence[str]) -> None:
+    """Writes `model.json`: what `load_model` needs to build the network again."""
+    text = json.dumps({"name": name, "head": head, "image_size": image_size, "num_classes": len(class_names),
+                       "class_names": list(class_names)}, indent=2) + "\n"
+    write_atomically(run_dir / MODEL_FILE, lambda file: _put(file, text))
+
+
+def load_model(checkpoint: str, *, which: str = "best") -> tuple[keras.Model, dict[str, Any]]:
+    """Builds the network of a run's folder and loads its weights.
+
+    Args:
+      checkpoint: the run's folder.
+      which: `best` or `last`.
+
+    Returns:
+      The model and the content of `model.json`: `name`, `head`, `image_size`, `num_classes`, `class_names`.
+
+    Raises:
+      InputError: the folder or one of its files is missing or damaged.
+    """
+    run_dir = pathlib.Path(checkpoint)
+    path = run_dir / MODEL_FILE
+    if not path.is_file():
+        raise InputError(f"checkpoint: expected the folder of a run with {MODEL_FILE}, received '{checkpoint}', "
+                         "try the --workdir of a training")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        name, head, size = str(about["name"]), str(about["head"]), int(about["image_size"])
+        classes = [str(name) for name in about["class_names"]]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise InputError(f"{path}: expected name, head, image_size and class_names as JSON, received a damaged file, "
+                         "try another run's folder") from None
+    model = models.build(name, weights="none", head=head, image_size=size, num_classes=len(classes), seed=0)
+    Checkpoints(run_dir).restore(which, model)
+    return model, {**about, "class_names": tuple(classes), "num_classes": len(classes)}
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """Returns the SHA-256, in hex, of all weights in order: names, shapes and little-endian bytes.
+
+    Seeds of dropout are no weights. Names go in without the numbers Keras appends to make them unique in a process.
+    """
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        value = variable.numpy()
+        digest.update(f"{_plain(variable.path)} {value.shape} {value.dtype.name}\n".encode())
+        digest.update(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _put(file: BinaryIO, text: str) -> None:
+    file.write(text.encode())
+
+
+def _put_arrays(file: BinaryIO, arrays: dict[str, Any]) -> None:
+    np.savez(file, **arrays)
+
+
+def _plain(path: str) -> str:
+    """Drops the counters of automatic names (`dense_3/kernel`): they depend on what else the process has built."""
+    return re.sub(r"_\d+(?=/|$)", "", path)
+
+
+def _key(group: str, index: int, variable: keras.Variable) -> str:
+    # The index keeps names unique, because two unnamed layers can share one.
+    return f"{group}/{index:04d}/{_plain(variable.path)}"
+
+
+def _arrays(group: str, variables: Sequence[keras.Variable]) -> dict[str, np.ndarray]:
+    return {_key(group, index, variable): variable.numpy() for index, variable in enumerate(variables)}
+
+
+def _read(path: pathlib.Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise InputError(f"checkpoint: expected the file {path}, received nothing there, try another folder")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names or archive.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+            AttributeError, TypeError):  # the last two: a lone .npy is an array, no archive
+        raise InputError(f"checkpoint: expected an intact .npz of bloodcell, received a damaged file {path}, "
+                         "try the other one in its folder, or a new --workdir") from None
+
+
+def _read_meta(arrays: dict[str, np.ndarray], path: pathlib.Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(str(arrays[_META]))
+        if isinstance(meta, dict):
+            return meta
+    except (KeyError, ValueError):
+        pass
+    raise InputError(f"checkpoint: expected bloodcell's notes in {path}, received a damaged file, try a new --workdir")
+
+
+def _matched(arrays: dict[str, np.ndarray], group: str, variables: Sequence[keras.Variable],
+             path: pathlib.Path) -> list[tuple[keras.Variable, np.ndarray]]:
+    expected = {_key(group, index, variable): variable for index, variable in enumerate(variables)}
+    stored = {key for key in arrays if key.startswith(f"{group}/")}
+    if different := sorted(stored ^ expected.keys()):
+        there = "has an unknown" if different[0] in stored else "lacks"
+        raise InputError(f"checkpoint: expected the variables of this {group}, received {path}, which {there} "
+                         f"'{different[0]}' ({len(different)} names differ), try the flags of its config.cfg")
+    for key, variable in expected.items():
+        value = arrays[key]
+        if value.shape != tuple(variable.shape) or value.dtype.name != variable.dtype:
+            raise InputError(f"checkpoint: expected {variable.dtype} {tuple(variable.shape)} for '{key}', received "
+                             f"{value.dtype.name} {value.shape} in {path}, try the flags of its config.cfg")
+    return [(variable, arrays[key]) for key, variable in expected.items()]
