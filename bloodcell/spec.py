@@ -60,7 +60,7 @@ def parse(text: str, *, what: str = "spec") -> Chain:
     """
     if len(text) > MAX_LENGTH:
         raise InputError(f"{what}: expected at most {MAX_LENGTH} characters, received {len(text)}")
-    flat = " ".join(text.split())
+    flat = " ".join(text.splitlines()).strip()
     if not flat:
         return Chain(())
     try:
@@ -101,7 +101,7 @@ def _term(node: ast.expr, what: str, depth: int) -> Term:
         return Term(node.id, probability=probability)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         args = tuple(_value(arg, what, depth + 1) for arg in node.args)
-        kwargs = []
+        kwargs: list[tuple[str, Value]] = []
         for keyword in node.keywords:
             if keyword.arg is None:
                 raise InputError(f"{what}: expected 'key=value' in {node.func.id}(...), received '**'")

@@ -113,7 +113,9 @@ def run(packed: tf.Tensor, active: tf.Tensor, lowered: Lowered, style: warp.Styl
             return warp.apply(chunk, of_chunk, style or warp.Style())
         return APPLY[type(of_chunk)](chunk, of_chunk)
 
-    return pixels.update_where(packed, active, compute, (packed, *(_per_sample(field, packed) for field in lowered)))
+    with tf.name_scope(type(lowered).__name__.lower()):  # visible in a profiler's trace and in the program's text
+        inputs = [packed, *(_per_sample(field, packed) for field in lowered)]
+        return pixels.update_where(packed, active, compute, inputs)
 
 
 def _per_sample(field: tf.Tensor, packed: tf.Tensor) -> tf.Tensor:
@@ -137,8 +139,9 @@ def measure(packed: tf.Tensor, wanted: Mapping[str, tf.Tensor]) -> tone.Statisti
         if name not in wanted:  # nothing reads it: a row that broadcasts costs nothing
             fields[name] = tf.zeros([1, *shape], tf.int32)
             continue
-        fields[name] = pixels.update_where(
-            tf.zeros([batch, *shape], tf.int32), wanted[name], STATISTICS[name], (packed,))
+        with tf.name_scope(name):
+            fields[name] = pixels.update_where(
+                tf.zeros([batch, *shape], tf.int32), wanted[name], STATISTICS[name], (packed,))
     return tone.Statistics(**fields)
 
 

@@ -1,0 +1,135 @@
+"""Independent implementations, one an op: Pillow, OpenCV or NumPy, given the draws that our op made.
+
+`ORACLES[name](image uint8 [H, W, 3], draws of this image, options)` returns uint8 [H, W, 3] or float grey levels.
+`EXACT` ops must agree to the grey level; the others within one.
+"""
+
+import math
+
+import cv2
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+EXACT = {"flip", "rot90", "invert", "posterize", "solarize", "autocontrast", "equalize", "gray", "channel_shuffle",
+         "channel_shift", "cutout", "brightness", "contrast"}
+
+
+def _pil(function):
+    return lambda image, draws, options: np.asarray(function(Image.fromarray(image), draws))
+
+
+def flip(image, draws, options):
+    image = image[:, ::-1] if draws["horizontal"] else image
+    return image[::-1] if draws["vertical"] else image
+
+
+def rot90(image, draws, options):
+    return np.rot90(image, int(draws["turns"]))
+
+
+def _affine(image, matrix, options):
+    """Pillow's transform; `matrix` maps output offsets from the centre to source offsets, then shifts."""
+    height, width = image.shape[:2]
+    (a, b, dx), (c, d, dy) = matrix
+    cx, cy = width / 2, height / 2  # Pillow's pixel centres lie at halves
+    data = (a, b, cx - a * cx - b * cy + dx, c, d, cy - c * cx - d * cy + dy)
+    how = Image.Resampling.BILINEAR if options["interpolation"] == "bilinear" else Image.Resampling.NEAREST
+    fill = (int(options["value"]),) * 3
+    return np.asarray(Image.fromarray(image).transform((width, height), Image.Transform.AFFINE, data, how, fillcolor=fill))
+
+
+def rotate(image, draws, options):
+    how = Image.Resampling.BILINEAR if options["interpolation"] == "bilinear" else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(image).rotate(float(draws["degrees"]), how, fillcolor=(int(options["value"]),) * 3))
+
+
+def shear(image, draws, options):
+    return _affine(image, ((1, float(draws["x"]), 0), (float(draws["y"]), 1, 0)), options)
+
+
+def translate(image, draws, options):
+    height, width = image.shape[:2]
+    return _affine(image, ((1, 0, float(draws["x"]) * width), (0, 1, float(draws["y"]) * height)), options)
+
+
+def zoom(image, draws, options):
+    scale = float(draws["scale"])
+    return _affine(image, ((1 / scale, 0, 0), (0, 1 / scale, 0)), options)
+
+
+def hue(image, draws, options):
+    """Rotation in the plane of I and Q, each pixel through the NTSC's forward matrix and its inverse."""
+    forward = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    y, i, q = np.moveaxis(image.astype(np.float64) @ forward.T, -1, 0)
+    angle = 2 * math.pi * float(draws["turn"])
+    i, q = i * math.cos(angle) - q * math.sin(angle), i * math.sin(angle) + q * math.cos(angle)
+    return np.clip(np.stack([y, i, q], -1) @ np.linalg.inv(forward).T, 0, 255)
+
+
+def gray(image, draws, options):
+    return np.repeat(np.asarray(Image.fromarray(image).convert("L"))[..., None], 3, axis=-1)
+
+
+def channel_shuffle(image, draws, options):
+    order = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[int(draws["permutation"])]
+    return image[..., list(order)]
+
+
+def channel_shift(image, draws, options):
+    shifted = image.astype(np.float32) + (draws["shift"].astype(np.float32) + np.float32(0.5))
+    return np.floor(np.clip(shifted, 0, 255)).astype(np.uint8)
+
+
+def cutout(image, draws, options):
+    height, width = image.shape[:2]
+    box_h, box_w = int(np.round(draws["size"] * height)), int(np.round(draws["size"] * width))
+    left = math.floor(draws["centre_x"] * width) - box_w // 2
+    top = math.floor(draws["centre_y"] * height) - box_h // 2
+    out = image.copy()
+    out[max(top, 0):max(top + box_h, 0), max(left, 0):max(left + box_w, 0)] = round(options["value"])
+    return out
+
+
+def gridmask(image, draws, options):
+    """The paper's section 3.2: unit of d pixels, (1 - r) d of each side dropped, offsets below d; then a rotation."""
+    height, width = image.shape[:2]
+    d = max(round(float(draws["period"]) * min(height, width)), 2)
+    dropped = d - round(float(np.float32(d) * draws["ratio"]))
+    side = 4 * max(height, width)
+    drop = np.zeros((2 * side, 2 * side), bool)  # the unturned grid, large enough for any rotation, centred on the image
+    offset_x, offset_y = math.floor(draws["offset_x"] * d), math.floor(draws["offset_y"] * d)
+    rows = (np.arange(-side, side) - offset_y) % d < dropped
+    columns = (np.arange(-side, side) - offset_x) % d < dropped
+    drop |= rows[:, None] & columns[None, :]
+    angle = math.radians(float(draws["degrees"]))
+    cy, cx = (height - 1) / 2, (width - 1) / 2
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    u = cx + math.cos(angle) * (x - cx) + math.sin(angle) * (y - cy)
+    v = cy - math.sin(angle) * (x - cx) + math.cos(angle) * (y - cy)
+    hidden = drop[np.floor(v + 1e-4).astype(int) + side, np.floor(u + 1e-4).astype(int) + side]
+    return np.where(hidden[..., None], np.uint8(round(options["value"])), image)
+
+
+ORACLES = {
+    "flip": flip, "rot90": rot90, "rotate": rotate, "shear": shear, "shear_x": shear, "shear_y": shear,
+    "translate": translate, "translate_x": translate, "translate_y": translate, "zoom": zoom,
+    "brightness": _pil(lambda image, draws: ImageEnhance.Brightness(image).enhance(float(draws["factor"]))),
+    "contrast": _pil(lambda image, draws: ImageEnhance.Contrast(image).enhance(float(draws["factor"]))),
+    "color": _pil(lambda image, draws: ImageEnhance.Color(image).enhance(float(draws["factor"]))),
+    "sharpness": _pil(lambda image, draws: ImageEnhance.Sharpness(image).enhance(float(draws["factor"]))),
+    "autocontrast": _pil(lambda image, draws: ImageOps.autocontrast(image)),
+    "equalize": _pil(lambda image, draws: ImageOps.equalize(image)),
+    "invert": _pil(lambda image, draws: ImageOps.invert(image)),
+    "posterize": _pil(lambda image, draws: ImageOps.posterize(image, int(draws["bits"]))),
+    "solarize": _pil(lambda image, draws: ImageOps.solarize(image, math.ceil(float(draws["threshold"])))),
+    "hue": hue, "gray": gray, "channel_shuffle": channel_shuffle, "channel_shift": channel_shift,
+    "cutout": cutout, "gridmask": gridmask,
+}
+
+
+def opencv_warp(image, matrix, value=128):
+    """OpenCV's warpPerspective of an output-to-source map (pixel centres at whole numbers)."""
+    height, width = image.shape[:2]
+    return cv2.warpPerspective(image, np.asarray(matrix, np.float64), (width, height),
+                               flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT,
+                               borderValue=(value,) * 3)

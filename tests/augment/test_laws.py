@@ -1,0 +1,213 @@
+"""The laws of augmentation, by reflection: a new op is under all of them at once, and needs an oracle."""
+
+import inspect
+
+import cells
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+
+from bloodcell.augment import REGISTRY, parse, pixels, rng
+
+OPS = sorted(REGISTRY)
+WITH_STRENGTH = [name for name in OPS if REGISTRY[name].identity is not None]
+COUNT = 40
+SEEDS = np.arange(COUNT) * 7919 + 3
+# Where rounding decides whether a source lies inside the image or a pixel inside a mask, single pixels may change.
+EDGES = 2e-3
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.concatenate([cells.cells(COUNT // 2), cells.hard(COUNT // 2)])
+
+
+def _options(op):
+    return {**op.defaults(), **({"ratio": 0.5} if op.name == "gridmask" else {})}
+
+
+def _apply(op, images, level, seeds=SEEDS, **options):
+    level = np.broadcast_to(np.float32(level), len(images))
+    return op(tf.constant(images, tf.float32), tf.constant(level), seed=tf.constant(seeds, tf.int64), **options).numpy()
+
+
+_COMPILED = {}
+
+
+def _compiled(op):
+    """One compiled function an op: the tests share it, so that each op compiles once."""
+    if op.name not in _COMPILED:
+        _COMPILED[op.name] = tf.function(lambda images, level, seed: op(images, level, seed=seed), jit_compile=True)
+    return _COMPILED[op.name]
+
+
+def _run_compiled(op, images, level, seeds=SEEDS):
+    level = np.broadcast_to(np.float32(level), len(images))
+    return _compiled(op)(tf.constant(images, tf.float32), tf.constant(level), tf.constant(seeds, tf.int64)).numpy()
+
+
+def _draws(op, level, seeds, options):
+    """The draws that `op` makes for these seeds, as NumPy."""
+    strength = op.strength(tf.fill([len(seeds)], np.float32(level)))
+    u = rng.uniform(tf.constant(seeds, tf.int64), max(op.uniforms, 1))
+    return {name: value.numpy() for name, value in op.sample(strength, u, options).items()}
+
+
+def test_every_op_has_an_oracle():
+    assert set(oracles.ORACLES) == set(REGISTRY)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_signature_and_documentation(name):
+    op = REGISTRY[name]
+    assert list(inspect.signature(op).parameters) == ["images", "level", "seed", "options"]
+    assert op.summary.endswith(".") and op.reference
+    for param in op.params:
+        if param.kind in (int, float):
+            assert np.isfinite([param.low, param.high]).all() and param.unit
+    if op.identity is not None:
+        first = op.params[0]
+        assert {op.identity, op.full} <= {first.low, first.high}, "level 0 and 1 are the ends of the range"
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_level_zero_changes_nothing(name, images):
+    np.testing.assert_array_equal(_apply(REGISTRY[name], images, 0.0), images)
+
+
+@pytest.mark.parametrize("name", WITH_STRENGTH)
+def test_level_maps_to_strength_monotonically(name):
+    op = REGISTRY[name]
+    strength = op.strength(tf.linspace(0.0, 1.0, 11)).numpy()
+    np.testing.assert_allclose(strength, np.linspace(op.identity, op.full, 11), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", WITH_STRENGTH)
+def test_identity_strength_lowers_to_the_identity(name, images):
+    """Not only is level 0 skipped: the lowered parameters at the identity themselves change nothing."""
+    op = REGISTRY[name]
+    options = _options(op)
+    draws = op.sample(tf.fill([COUNT], float(op.identity)),
+                      rng.uniform(tf.constant(SEEDS, tf.int64), max(op.uniforms, 1)), options)
+    packed = op.apply(pixels.pack(tf.constant(images)), tf.fill([COUNT], True), draws, options)
+    np.testing.assert_array_equal(pixels.unpack(packed, tf.uint8).numpy(), images)
+
+
+@pytest.mark.parametrize("name", WITH_STRENGTH)
+def test_strength_grows_with_level(name):
+    """On average over cells; the sign and place of each image stay as its seed drew them."""
+    op, images = REGISTRY[name], cells.cells(24)
+    change = [np.abs(_run_compiled(op, images, level, SEEDS[:24]) - images).mean()
+              for level in (0.0, 0.1, 0.3, 0.6, 1.0)]
+    if op.primitive == "warp" or name == "hue":
+        change = change[:4]  # half a turn of a round cell is no further from it than a third, nor is plain fill
+    assert change[0] == 0
+    assert all(later > earlier for earlier, later in zip(change, change[1:], strict=False)), change
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_result_is_float32_of_whole_levels_in_range(name, images):
+    result = _run_compiled(REGISTRY[name], images, 1.0)
+    assert result.dtype == np.float32 and result.shape == images.shape
+    assert result.min() >= 0 and result.max() <= 255
+    np.testing.assert_array_equal(result, np.round(result))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_eager_equals_compiled(name, images):
+    op = REGISTRY[name]
+    difference = np.abs(_apply(op, images, 0.5) - _run_compiled(op, images, 0.5))
+    assert (difference > 1).mean() <= (EDGES if op.primitive in ("warp", "mask") else 0)
+    assert (difference > 0).mean() <= 0.01
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_batch_equals_one_by_one_in_any_order(name, images):
+    """Batch-mates, batch size and position do not matter: not by a single bit, eagerly."""
+    op = REGISTRY[name]
+    whole = _apply(op, images, 0.5)
+    for rows in ([0], [3, 1], [39, 22, 5, 0, 11], list(range(17))[::-1]):
+        np.testing.assert_array_equal(_apply(op, images[rows], 0.5, SEEDS[rows]), whole[rows])
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_levels_of_batch_mates_do_not_matter(name, images):
+    op = REGISTRY[name]
+    level = np.where(np.arange(COUNT) % 3 == 0, 0.5, 0.0).astype(np.float32)
+    mixed, all_on = _run_compiled(op, images, level), _run_compiled(op, images, 0.5)
+    np.testing.assert_array_equal(mixed[::3], all_on[::3])
+    np.testing.assert_array_equal(np.delete(mixed, slice(0, None, 3), 0), np.delete(images, slice(0, None, 3), 0))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_nothing_recompiles_between_steps(name, images):
+    op = REGISTRY[name]
+    for level in (0.1, 0.7):
+        _run_compiled(op, images, level)
+    assert _compiled(op).experimental_get_tracing_count() <= 2  # 40 images, and 24 where strength was tested
+
+
+@pytest.mark.parametrize("level", [0.15, 0.5, 0.9])
+@pytest.mark.parametrize("name", OPS)
+def test_op_equals_its_oracle(name, level, images):
+    op = REGISTRY[name]
+    options, seeds = _options(op), SEEDS + int(level * 100)
+    ours = _apply(op, images, level, seeds)
+    draws = _draws(op, level, seeds, options)
+    off = []
+    for index, image in enumerate(images):
+        expected = oracles.ORACLES[name](image, {key: value[index] for key, value in draws.items()}, options)
+        off.append(np.abs(ours[index] - np.asarray(expected, np.float64)))
+    off = np.stack(off)
+    if name in oracles.EXACT:
+        assert off.max() == 0, f"{off.max()} grey levels off in {np.unravel_index(off.argmax(), off.shape)}"
+    elif op.primitive in ("warp", "mask"):
+        # Pixels whose source lies on the image's or the mask's edge within rounding fall on either side of it.
+        assert (off > 1).any(axis=-1).mean() <= EDGES, (off > 1).mean()
+    else:
+        assert off.max() <= 1, off.max()
+
+
+def test_exact_ops_are_exact_on_a_thousand_cells():
+    images = cells.cells(1000)
+    seeds = np.arange(1000)
+    for name in sorted(oracles.EXACT):
+        op = REGISTRY[name]
+        ours = _apply(op, images, 0.37, seeds)
+        draws = _draws(op, 0.37, seeds, op.defaults())
+        for index, image in enumerate(images):
+            expected = oracles.ORACLES[name](image, {key: value[index] for key, value in draws.items()}, op.defaults())
+            assert np.array_equal(ours[index], expected), (name, index)
+
+
+def test_signed_ops_draw_both_signs_equally():
+    seeds = np.arange(4000)
+    for name, key in (("rotate", "degrees"), ("shear_x", "x"), ("translate_y", "y"), ("hue", "turn")):
+        drawn = _draws(REGISTRY[name], 0.5, seeds, REGISTRY[name].defaults())[key]
+        assert abs((drawn > 0).mean() - 0.5) < 4 * 0.5 / np.sqrt(4000), name
+
+
+@pytest.mark.parametrize("fill", ["edge", "reflect"])
+def test_fills_equal_opencv(fill, images):
+    import cv2
+    border = {"edge": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT}[fill]
+    policy = parse(f"translate(0.4, fill='{fill}', interpolation='nearest')")
+    ids = tf.constant(SEEDS, tf.int64)
+    draws = policy.draw(ids, epoch=0, seed=0)
+    for axis in "xy":  # whole pixels, so that nothing depends on interpolation
+        draws["1.translate"][axis] = tf.round(draws["1.translate"][axis] * 96) / 96
+    ours = policy.apply(tf.constant(images), draws).numpy()
+    for index, image in enumerate(images):
+        dx, dy = (round(float(draws["1.translate"][axis][index]) * 96) for axis in "xy")
+        padded = cv2.copyMakeBorder(image, 60, 60, 60, 60, border)
+        np.testing.assert_array_equal(ours[index], padded[60 + dy:156 + dy, 60 + dx:156 + dx])
+
+
+def test_sizes_other_than_square_work():
+    images = cells.hard(6)[:, :64, :80]
+    for name in OPS:
+        if not REGISTRY[name].square:
+            assert _apply(REGISTRY[name], images, 0.5, SEEDS[:6]).shape == images.shape
+    with pytest.raises(ValueError, match="rot90 expected square images, received 64x80"):
+        _apply(REGISTRY["rot90"], images, 1.0, SEEDS[:6])

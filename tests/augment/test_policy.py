@@ -1,0 +1,224 @@
+"""Policies: parsing, choice, layers against Pillow, replay, and samples that do not know each other."""
+
+import cells
+import numpy as np
+import oracles
+import pytest
+import scipy.stats
+import tensorflow as tf
+
+from bloodcell import augment
+from bloodcell.errors import InputError
+
+V2S = ("flip | rotate(180) | zoom(0.2) | randaugment(n=3, m=4) | oneof(gridmask, cutout(0.5)) | "
+       "oneof(channel_shuffle, channel_shift(0.3), hue(0.3))")
+
+
+def _ids(count):
+    return tf.range(count, dtype=tf.int64)
+
+
+def _of_sample(draws, index):
+    return {key: value.numpy()[index] for key, value in draws.items()}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.concatenate([cells.cells(30), cells.hard(10)])
+
+
+@pytest.fixture(scope="module")
+def compiled_v2s():
+    policy = augment.parse(V2S)
+    return tf.function(lambda images, ids, epoch, seed: policy(images, ids, epoch=epoch, seed=seed), jit_compile=True)
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("rotat(30)", "unknown op 'rotat'; did you mean 'rotate'?"),
+    ("rotate(181)", "rotate(degrees) expected 0..180 degrees, received 181"),
+    ("rotate(degree=10)", "rotate has no parameter 'degree'; did you mean 'degrees'?"),
+    ("rotate('fast')", "rotate(degrees) expected 0..180 degrees, received 'fast'"),
+    ("rotate(10, 20)", "rotate(fill) expected 'constant' or 'edge' or 'reflect', received 20"),
+    ("flip(1, 2)", "flip expected at most 1 arguments"),
+    ("flip@1.5", "expected a probability 0..1 after '@', received '1.5'"),
+    ("oneof()", "oneof expected policies"),
+    ("oneof(0.5)", "oneof expected policies"),
+    ("randaugment(n=0)", "randaugment(n) expected 1..16 ops, received 0"),
+    ("randaugment(m=11)", "randaugment(m) expected 0..10 of 10, received 11"),
+    ("gridmask(d_min=0.9, d_max=0.2)", "gridmask expected d_min <= d_max"),
+    ("flip | | rotate", "cannot be read"),
+    ("__import__('os').system('id')", "received \"__import__('os').system('id')\""),
+])
+def test_a_bad_policy_gets_one_line_naming_the_fault(text, says):
+    with pytest.raises(InputError) as caught:
+        augment.parse(text)
+    assert says in str(caught.value) and "\n" not in str(caught.value) and str(caught.value).startswith("augment: ")
+
+
+@pytest.mark.parametrize("text", ["", "flip", V2S, "oneof(flip | rotate(30, fill='edge'), identity)@0.3 | gray@0.1"])
+def test_a_policy_prints_back_to_itself(text):
+    policy = augment.parse(text)
+    assert str(augment.parse(str(policy))) == str(policy)
+
+
+def test_empty_policy_only_casts(images):
+    np.testing.assert_array_equal(augment.parse("")(images, _ids(40), epoch=0, seed=0).numpy(), images)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "uint8"])
+def test_result_has_the_asked_dtype_and_exact_levels(images, dtype):
+    policy = augment.parse("flip | brightness(0.4)")
+    result = policy(images, _ids(40), epoch=0, seed=0, dtype=dtype)
+    assert result.dtype == tf.as_dtype(dtype)
+    np.testing.assert_array_equal(tf.cast(result, tf.float32), policy(images, _ids(40), epoch=0, seed=0))
+
+
+def test_oneof_chooses_equally_and_gates_hold_with_their_probability():
+    policy = augment.parse("oneof(flip, gray, invert)@0.6 | rot90@0.25")
+    draws = policy.draw(_ids(20_000), epoch=0, seed=0)
+    on = {path.split(".")[-1]: each["on"].numpy() for path, each in draws.items()}
+    counts = [on[name].sum() for name in ("flip", "gray", "invert")]
+    counts.append(20_000 - sum(counts))
+    assert scipy.stats.chisquare(counts, [4000, 4000, 4000, 8000]).pvalue > 1e-4
+    assert scipy.stats.binomtest(int(on["rot90"].sum()), 20_000, 0.25).pvalue > 1e-4
+    assert not (on["flip"] & on["gray"]).any()
+
+
+def test_randaugment_draws_the_papers_ops_equally_and_magnitudes_about_m():
+    policy = augment.parse("randaugment(n=2, m=4, std=0.5)")
+    draws = policy.draw(_ids(20_000), epoch=0, seed=0)
+    assert len(draws) == 13  # the paper's 14, of which identity draws nothing
+    counts = np.array([each["on"].numpy().sum() for each in draws.values()])
+    counts = np.append(counts, 40_000 - counts.sum())
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+    degrees = np.abs(draws["1.randaugment/rotate"]["degrees"].numpy()).ravel()
+    np.testing.assert_allclose([degrees.mean(), degrees.std()], [30 * 0.4, 30 * 0.05], rtol=0.02)
+    first, second = draws["1.randaugment/rotate"]["on"].numpy()
+    assert scipy.stats.chi2_contingency([[(first & second).sum(), (first & ~second).sum()],
+                                         [(~first & second).sum(), (~first & ~second).sum()]]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_randaugment_equals_pillow_given_the_same_draws(images, layers):
+    """Layer by layer: Pillow starts each layer from our image, so an error of one level is not stretched by the next."""
+    policy = augment.parse(f"randaugment({layers}, 7)")
+    draws = policy.draw(_ids(40), epoch=5, seed=1)
+    ours = images
+    for layer in range(layers):
+        this = (tf.range(layers) == layer)[:, tf.newaxis]
+        only = {path: {**each, "on": each["on"] & this} for path, each in draws.items()}
+        before, ours = ours, policy.apply(tf.constant(ours), only, dtype="uint8").numpy()
+        for index in range(40):
+            expected = before[index]
+            for path, each in draws.items():
+                if each["on"].numpy()[layer, index]:
+                    name = path.split("/")[-1]
+                    of_image = {key: value.numpy()[layer, index] for key, value in each.items()}
+                    expected = oracles.ORACLES[name](expected, of_image, augment.REGISTRY[name].defaults())
+            off = np.abs(ours[index].astype(int) - expected.astype(int))
+            assert (off > 1).any(axis=-1).mean() <= 2e-3, (layer, index)
+    whole = policy.apply(tf.constant(images), draws, dtype="uint8").numpy()
+    np.testing.assert_array_equal(whole, ours)
+
+
+def test_neighbouring_warps_are_sampled_once_through_the_product_of_their_maps(images):
+    policy = augment.parse("rotate(40) | flip | zoom(0.3)")
+    assert policy.primitives() == ("warp",)
+    draws = policy.draw(_ids(40), epoch=0, seed=3)
+    ours = policy.apply(tf.constant(images), draws).numpy()
+    centre = np.array([[1, 0, 47.5], [0, 1, 47.5], [0, 0, 1]])
+    for index in range(40):
+        degrees = np.radians(draws["1.rotate"]["degrees"].numpy()[index])
+        turn = np.array([[np.cos(degrees), -np.sin(degrees), 0], [np.sin(degrees), np.cos(degrees), 0], [0, 0, 1]])
+        flips = _of_sample(draws["2.flip"], index)
+        mirror = np.diag([-1.0 if flips["horizontal"] else 1, -1.0 if flips["vertical"] else 1, 1])
+        scale = draws["3.zoom"]["scale"].numpy()[index]
+        matrix = centre @ turn @ mirror @ np.diag([1 / scale, 1 / scale, 1]) @ np.linalg.inv(centre)
+        expected = oracles.opencv_warp(images[index], matrix)
+        y, x = np.mgrid[:96, :96]
+        source = matrix[:2] @ np.stack([x.ravel(), y.ravel(), np.ones(96 * 96)])
+        # OpenCV blends the fill into the outermost pixel, and weighs neighbours in steps of 1/32 of a pixel.
+        inner = ((source > 1) & (source < 94)).all(axis=0).reshape(96, 96)
+        outer = ((source < -1) | (source > 96)).any(axis=0).reshape(96, 96)
+        assert (ours[index][outer] == 128).all()
+        np.testing.assert_allclose(ours[index][inner], expected[inner], atol=9)
+        assert np.abs(ours[index][inner] - expected[inner]).mean() < 1.5
+
+
+def test_warps_that_sample_differently_are_kept_apart():
+    assert augment.parse("rotate(10, fill='edge') | zoom(0.1)").primitives() == ("warp", "warp")
+    assert augment.parse("oneof(rotate(10, fill='edge'), zoom(0.1))").primitives() == ("warp", "warp")
+
+
+def test_alternatives_share_primitives_and_keep_their_own_order():
+    assert sorted(augment.parse("oneof(flip, rotate(9), gray, hue)").primitives()) == ["mix", "warp"]
+    assert augment.parse("oneof(gray | invert, invert | gray)").primitives().count("tone") <= 2
+    policy = augment.parse("oneof(gray | invert, invert | rotate(9) | gray)")
+    order = policy.primitives()
+    assert "warp" in order and order.index("tone") < order.index("warp") < len(order) - 1
+
+
+def test_a_primitive_that_cannot_be_drawn_is_absent_from_the_program(images):
+    def program(text):
+        policy = augment.parse(text)
+        compiled = tf.function(lambda x, ids: policy(x, ids, epoch=0, seed=0), jit_compile=True)
+        return compiled.experimental_get_compiler_ir(tf.constant(images), _ids(40))(stage="hlo")
+
+    scopes = {"warp": "/warp/", "tone": "/tone/", "mix": "/mix/", "filter": "/filter/", "mask": "/mask/"}
+    for text, present in (("rotate(30)", {"warp"}), ("gray | cutout", {"mix", "mask"}), ("posterize(3)", {"tone"}),
+                          ("randaugment", {"warp", "tone", "mix", "filter"})):
+        hlo = program(text).replace('op_name="', 'op_name="/')
+        assert {name for name, scope in scopes.items() if scope in hlo} == present, text
+    assert "cumulative" not in program("contrast")
+
+
+def test_replayed_draws_give_the_same_images(images):
+    policy = augment.parse(V2S)
+    draws = policy.draw(_ids(40), epoch=2, seed=9)
+    np.testing.assert_array_equal(policy.apply(tf.constant(images), draws), policy(images, _ids(40), epoch=2, seed=9))
+
+
+def test_seed_epoch_and_id_each_change_what_happens(images, compiled_v2s):
+    def run(ids, epoch, seed):
+        return compiled_v2s(tf.constant(images), tf.constant(ids, tf.int64), tf.constant(epoch, tf.int64),
+                            tf.constant(seed, tf.int64)).numpy()
+
+    base = run(np.arange(40), 0, 0)
+    np.testing.assert_array_equal(base, run(np.arange(40), 0, 0))
+    for other in (run(np.arange(40), 1, 0), run(np.arange(40), 0, 1), run(np.arange(40) + 40, 0, 0)):
+        assert (base != other).any(axis=(1, 2, 3)).mean() > 0.95
+
+
+@pytest.mark.parametrize("batch", [1, 7, 16, 33])
+def test_a_sample_is_the_same_in_any_batch_of_the_compiled_program(images, batch):
+    """Rows, batch size and replica (a shard of the batch) do not matter."""
+    policy = augment.parse(V2S)
+    compiled = tf.function(lambda x, ids: policy(x, ids, epoch=4, seed=2), jit_compile=True)
+    whole = compiled(tf.constant(images), _ids(40)).numpy()
+    rows = np.random.default_rng(batch).permutation(40)[:batch]
+    part = compiled(tf.constant(images[rows]), tf.constant(rows, tf.int64)).numpy()
+    assert (np.abs(part - whole[rows]) > 1).mean() <= 1e-4
+    assert (part != whole[rows]).mean() <= 1e-3
+
+
+def test_eager_and_compiled_agree_for_a_whole_policy(images, compiled_v2s):
+    compiled = compiled_v2s(tf.constant(images), _ids(40), tf.constant(0, tf.int64), tf.constant(0, tf.int64)).numpy()
+    eager = augment.parse(V2S)(images, _ids(40), epoch=0, seed=0).numpy()
+    # Seven stages deep: a level's difference may cross a threshold (solarize, posterize) of a later stage.
+    assert (np.abs(compiled - eager) > 1).mean() < 5e-3
+
+
+def test_works_in_anybodys_map_over_batches_of_unknown_size(images):
+    policy = augment.parse(V2S)
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(40))).batch(16)
+    mapped = dataset.map(lambda x, ids: policy(x, ids, epoch=0, seed=0))
+    got = np.concatenate(list(mapped.as_numpy_iterator()))
+    eager = policy(images, _ids(40), epoch=0, seed=0).numpy()
+    assert got.shape == images.shape and (np.abs(got - eager) > 1).mean() < 5e-3
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8, 4), np.uint8),
+                                 np.zeros((8, 8, 3), np.uint8)])
+def test_other_than_uint8_batches_of_rgb_are_refused(bad):
+    with pytest.raises(ValueError, match="expected images as uint8"):
+        augment.parse("flip")(bad, _ids(2), epoch=0, seed=0)
