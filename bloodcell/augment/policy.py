@@ -19,6 +19,7 @@ from bloodcell import spec
 from bloodcell.augment import entry, pixels, rng
 from bloodcell.augment.entry import Op
 from bloodcell.augment.primitives import warp
+from bloodcell.augment.primitives.tone import Statistics
 from bloodcell.errors import InputError, did_you_mean
 from bloodcell.spec import Chain, Param, Term
 
@@ -132,8 +133,9 @@ class Policy:
         """Draws every parameter of every sample.
 
         Returns:
-          For each op of the policy, by its place (`"2.rotate"`), its named parameters with a leading axis [B], and `on`
-          (bool [B]): whether the sample gets it. Inside `randaugment` every tensor has one more leading axis, the layer.
+          For each op of the policy, by its place (`"2.rotate"`), its named parameters with a leading axis [B], and
+          `on` (bool [B]): whether the sample gets it. Inside `randaugment` every tensor has one more leading axis, the
+          layer.
         """
         if not self._uniforms:
             return {}
@@ -203,20 +205,27 @@ def _apply_slot(slot: Slot, packed: tf.Tensor, draws: Draws) -> tf.Tensor:
             wanted[member.op.statistic] = wanted[member.op.statistic] | on if member.op.statistic in wanted else on
     statistics = entry.measure(packed, wanted)
 
-    lowered, active = None, None
-    for group in slot.groups:
-        of_group, on_group = None, None
-        for member in group:
-            on = draws[member.path]["on"]
-            own = member.op.lower(draws[member.path], member.options, size, statistics)
-            of_group = own if of_group is None else _select(on, own, of_group)
-            on_group = on if on_group is None else on_group | on
-        lowered, active = (of_group, on_group) if lowered is None else (
-            _compose(lowered, active, of_group, on_group), active | on_group)
+    active, lowered = _lower_group(slot.groups[0], draws, size, statistics)
+    for group in slot.groups[1:]:
+        then_on, then = _lower_group(group, draws, size, statistics)
+        lowered = _compose(lowered, active, then, then_on)
+        active |= then_on
     return entry.run(packed, active, lowered, slot.style)
 
 
-def _select(on: tf.Tensor, then: entry.Lowered, other: entry.Lowered) -> entry.Lowered:
+def _lower_group(group: Sequence[Member], draws: Draws, size: entry.Size,
+                 statistics: Statistics) -> tuple[tf.Tensor, Any]:
+    """Returns which samples drew an op of the group (bool [B]), and the parameters of the one that each drew."""
+    active, lowered = None, None
+    for member in group:
+        on = draws[member.path]["on"]
+        own = member.op.lower(draws[member.path], member.options, size, statistics)
+        lowered = own if lowered is None else _select(on, own, lowered)
+        active = on if active is None else active | on
+    return active, lowered
+
+
+def _select(on: tf.Tensor, then: Any, other: Any) -> Any:
     """Takes `then` where on (bool [B]), field by field; fields may have one row that all samples share."""
     def choose(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         return tf.where(tf.reshape(on, [-1] + [1] * (a.shape.rank - 1)), a, b)
@@ -282,10 +291,12 @@ class _Builder:
 
     def oneof(self, term: Term, gates: tuple[Gate, ...], path: str) -> tuple[Stage, ...]:
         if term.kwargs or not term.args or not all(isinstance(arg, Chain) for arg in term.args):
-            raise InputError(f"{self.what}: oneof expected policies, as in oneof(gridmask, cutout(0.5)), received '{term}'")
+            raise InputError(f"{self.what}: oneof expected policies, as in oneof(gridmask, cutout(0.5)), "
+                             f"received '{term}'")
         site = self.site()
-        lanes = [self.chain(arg, (*gates, Gate(site, len(term.args), choice)), f"{path}/{choice + 1}/")
-                 for choice, arg in enumerate(term.args)]
+        policies = [arg for arg in term.args if isinstance(arg, Chain)]
+        lanes = [self.chain(policy, (*gates, Gate(site, len(policies), choice)), f"{path}/{choice + 1}/")
+                 for choice, policy in enumerate(policies)]
         return _interleave(lanes)
 
     def randaugment(self, term: Term, gates: tuple[Gate, ...], path: str) -> tuple[Stage, ...]:
@@ -294,19 +305,21 @@ class _Builder:
         start = self.sites
         choice, magnitude = self.site(), self.site(2)
 
-        def fraction(u: tf.Tensor) -> tf.Tensor:
-            noise = rng.normal(u[:, magnitude], u[:, magnitude + 1])
-            return tf.clip_by_value(bound["m"] + bound["std"] * noise, 0.0, 10.0) / 10.0
+        def strength_at(ramp: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+            def strength(u: tf.Tensor) -> tf.Tensor:
+                noise = rng.normal(u[:, magnitude], u[:, magnitude + 1])
+                return ramp(tf.clip_by_value(bound["m"] + bound["std"] * noise, 0.0, 10.0) / 10.0)
+            return strength
 
         lanes: list[tuple[Stage, ...]] = []
-        for number, (name, at) in enumerate(RANDAUGMENT.items()):
+        for number, (name, ramp) in enumerate(RANDAUGMENT.items()):
             if name == "identity":
                 lanes.append(())
                 continue
             op = entry.REGISTRY[name]
             own = (*gates, Gate(choice, len(RANDAUGMENT), number))
             member = Member(f"{path}/{name}", op, op.defaults(), own, self.site(max(op.uniforms, 1)),
-                            lambda u, at=at: at(fraction(u)))
+                            strength_at(ramp))
             lanes.append((Slot(op.primitive, ((member,),), op.style(member.options)),))
         width = self.sites - start
         self.site(width * (bound["n"] - 1))
@@ -316,8 +329,8 @@ class _Builder:
 COMBINATORS: dict[str, Callable[[_Builder, Term, tuple[Gate, ...], str], tuple[Stage, ...]]] = {
     "identity": _Builder.identity, "oneof": _Builder.oneof, "randaugment": _Builder.randaugment}
 
-# The paper's ops (Cubuk et al. 2020, arXiv 1909.13719) and the strength of each at a magnitude 0..1 of the maximum, with
-# timm's ranges; posterize keeps 8 to 4 bits, as torchvision does, so that strength grows with the magnitude.
+# The paper's ops (Cubuk et al. 2020, arXiv 1909.13719) and the strength of each at a magnitude 0..1 of the maximum,
+# with timm's ranges; posterize keeps 8 to 4 bits, as torchvision does, so that strength grows with the magnitude.
 RANDAUGMENT: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "identity": tf.zeros_like,
     "autocontrast": tf.ones_like,
@@ -344,7 +357,8 @@ def names() -> tuple[str, ...]:
 def _check(op: Op, options: Mapping[str, Any], what: str) -> None:
     """Checks what no single parameter's range can say."""
     if "d_min" in options and options["d_min"] > options["d_max"]:
-        raise InputError(f"{what}: {op.name} expected d_min <= d_max, received {options['d_min']:g} and {options['d_max']:g}")
+        raise InputError(f"{what}: {op.name} expected d_min <= d_max, "
+                         f"received {options['d_min']:g} and {options['d_max']:g}")
 
 
 def _merge_warps(before: Stage, stage: Stage) -> Stage | None:

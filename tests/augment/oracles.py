@@ -35,12 +35,14 @@ def _affine(image, matrix, options):
     data = (a, b, cx - a * cx - b * cy + dx, c, d, cy - c * cx - d * cy + dy)
     how = Image.Resampling.BILINEAR if options["interpolation"] == "bilinear" else Image.Resampling.NEAREST
     fill = (int(options["value"]),) * 3
-    return np.asarray(Image.fromarray(image).transform((width, height), Image.Transform.AFFINE, data, how, fillcolor=fill))
+    warped = Image.fromarray(image).transform((width, height), Image.Transform.AFFINE, data, how, fillcolor=fill)
+    return np.asarray(warped)
 
 
 def rotate(image, draws, options):
     how = Image.Resampling.BILINEAR if options["interpolation"] == "bilinear" else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(image).rotate(float(draws["degrees"]), how, fillcolor=(int(options["value"]),) * 3))
+    fill = (int(options["value"]),) * 3
+    return np.asarray(Image.fromarray(image).rotate(float(draws["degrees"]), how, fillcolor=fill))
 
 
 def shear(image, draws, options):
@@ -96,11 +98,10 @@ def gridmask(image, draws, options):
     d = max(round(float(draws["period"]) * min(height, width)), 2)
     dropped = d - round(float(np.float32(d) * draws["ratio"]))
     side = 4 * max(height, width)
-    drop = np.zeros((2 * side, 2 * side), bool)  # the unturned grid, large enough for any rotation, centred on the image
     offset_x, offset_y = math.floor(draws["offset_x"] * d), math.floor(draws["offset_y"] * d)
     rows = (np.arange(-side, side) - offset_y) % d < dropped
     columns = (np.arange(-side, side) - offset_x) % d < dropped
-    drop |= rows[:, None] & columns[None, :]
+    drop = rows[:, None] & columns[None, :]  # the unturned grid, large enough for any rotation
     angle = math.radians(float(draws["degrees"]))
     cy, cx = (height - 1) / 2, (width - 1) / 2
     y, x = np.mgrid[:height, :width].astype(np.float64)

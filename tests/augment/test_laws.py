@@ -1,6 +1,7 @@
 """The laws of augmentation, by reflection: a new op is under all of them at once, and needs an oracle."""
 
 import inspect
+import itertools
 
 import cells
 import numpy as np
@@ -62,10 +63,12 @@ def test_every_op_has_an_oracle():
 def test_signature_and_documentation(name):
     op = REGISTRY[name]
     assert list(inspect.signature(op).parameters) == ["images", "level", "seed", "options"]
-    assert op.summary.endswith(".") and op.reference
+    assert op.summary.endswith(".")
+    assert op.reference
     for param in op.params:
         if param.kind in (int, float):
-            assert np.isfinite([param.low, param.high]).all() and param.unit
+            assert np.isfinite([param.low, param.high]).all()
+            assert param.unit
     if op.identity is not None:
         first = op.params[0]
         assert {op.identity, op.full} <= {first.low, first.high}, "level 0 and 1 are the ends of the range"
@@ -103,14 +106,16 @@ def test_strength_grows_with_level(name):
     if op.primitive == "warp" or name == "hue":
         change = change[:4]  # half a turn of a round cell is no further from it than a third, nor is plain fill
     assert change[0] == 0
-    assert all(later > earlier for earlier, later in zip(change, change[1:], strict=False)), change
+    assert all(later > earlier for earlier, later in itertools.pairwise(change)), change
 
 
 @pytest.mark.parametrize("name", OPS)
 def test_result_is_float32_of_whole_levels_in_range(name, images):
     result = _run_compiled(REGISTRY[name], images, 1.0)
-    assert result.dtype == np.float32 and result.shape == images.shape
-    assert result.min() >= 0 and result.max() <= 255
+    assert result.dtype == np.float32
+    assert result.shape == images.shape
+    assert result.min() >= 0
+    assert result.max() <= 255
     np.testing.assert_array_equal(result, np.round(result))
 
 

@@ -52,7 +52,9 @@ def compiled_v2s():
 def test_a_bad_policy_gets_one_line_naming_the_fault(text, says):
     with pytest.raises(InputError) as caught:
         augment.parse(text)
-    assert says in str(caught.value) and "\n" not in str(caught.value) and str(caught.value).startswith("augment: ")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("augment: ")
 
 
 @pytest.mark.parametrize("text", ["", "flip", V2S, "oneof(flip | rotate(30, fill='edge'), identity)@0.3 | gray@0.1"])
@@ -100,7 +102,7 @@ def test_randaugment_draws_the_papers_ops_equally_and_magnitudes_about_m():
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_randaugment_equals_pillow_given_the_same_draws(images, layers):
-    """Layer by layer: Pillow starts each layer from our image, so an error of one level is not stretched by the next."""
+    """Layer by layer: Pillow starts each from our image, so that an error of one level is not stretched by the next."""
     policy = augment.parse(f"randaugment({layers}, 7)")
     draws = policy.draw(_ids(40), epoch=5, seed=1)
     ours = images
@@ -155,7 +157,8 @@ def test_alternatives_share_primitives_and_keep_their_own_order():
     assert augment.parse("oneof(gray | invert, invert | gray)").primitives().count("tone") <= 2
     policy = augment.parse("oneof(gray | invert, invert | rotate(9) | gray)")
     order = policy.primitives()
-    assert "warp" in order and order.index("tone") < order.index("warp") < len(order) - 1
+    assert "warp" in order
+    assert order.index("tone") < order.index("warp") < len(order) - 1
 
 
 def test_a_primitive_that_cannot_be_drawn_is_absent_from_the_program(images):
@@ -214,7 +217,8 @@ def test_works_in_anybodys_map_over_batches_of_unknown_size(images):
     mapped = dataset.map(lambda x, ids: policy(x, ids, epoch=0, seed=0))
     got = np.concatenate(list(mapped.as_numpy_iterator()))
     eager = policy(images, _ids(40), epoch=0, seed=0).numpy()
-    assert got.shape == images.shape and (np.abs(got - eager) > 1).mean() < 5e-3
+    assert got.shape == images.shape
+    assert (np.abs(got - eager) > 1).mean() < 5e-3
 
 
 @pytest.mark.parametrize("bad", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8, 4), np.uint8),

@@ -35,8 +35,9 @@ def _color_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistic
     return _mix(factor * tf.eye(3) + (1.0 - factor) * grey, NUDGE)
 
 
-register(Op("color", "Strengthens or fades the colours, away from or towards grey.", "mix", "Pillow `ImageEnhance.Color`",
-            factor_sample, _color_lower, params=(FACTOR,), identity=0.0, full=0.95, uniforms=1))
+register(Op("color", "Strengthens or fades the colours, away from or towards grey.", "mix",
+            "Pillow `ImageEnhance.Color`", factor_sample, _color_lower, params=(FACTOR,), identity=0.0, full=0.95,
+            uniforms=1))
 
 
 def _hue_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Mix:

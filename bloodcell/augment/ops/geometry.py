@@ -28,7 +28,7 @@ def _flip_sample(strength: tf.Tensor, u: tf.Tensor, options: Mapping[str, Any]) 
 def _flip_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     x = tf.where(draws["horizontal"], -1.0, 1.0)
     y = tf.where(draws["vertical"], -1.0, 1.0)
-    return Warp(affine(size, x, tf.zeros_like(x), tf.zeros_like(y), y))
+    return Warp(affine(size, (x, tf.zeros_like(x), tf.zeros_like(y), y)))
 
 
 register(Op(
@@ -41,7 +41,7 @@ def _rot90_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistic
     # Counter-clockwise: the sine and cosine of whole quarter turns, exact.
     cos = tf.gather(tf.constant([1.0, 0.0, -1.0, 0.0]), draws["turns"])
     sin = tf.gather(tf.constant([0.0, 1.0, 0.0, -1.0]), draws["turns"])
-    return Warp(affine(size, cos, -sin, sin, cos))
+    return Warp(affine(size, (cos, -sin, sin, cos)))
 
 
 register(Op(
@@ -52,7 +52,7 @@ register(Op(
 def _rotate_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     angle = draws["degrees"] * (math.pi / 180)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    return Warp(affine(size, cos, -sin, sin, cos))
+    return Warp(affine(size, (cos, -sin, sin, cos)))
 
 
 register(Op(
@@ -63,12 +63,12 @@ register(Op(
 
 def _shear_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     one = tf.ones_like(draws["x"])
-    return Warp(affine(size, one, draws["x"], draws["y"], one))
+    return Warp(affine(size, (one, draws["x"], draws["y"], one)))
 
 
 def _shift_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     one, zero = tf.ones_like(draws["x"]), tf.zeros_like(draws["x"])
-    return Warp(affine(size, one, zero, zero, one, draws["x"] * size[1], draws["y"] * size[0]))
+    return Warp(affine(size, (one, zero, zero, one), (draws["x"] * size[1], draws["y"] * size[0])))
 
 
 def _signed_axes(axes: str) -> Any:
@@ -97,7 +97,7 @@ for _name, _axes, _where in (("translate", "xy", "on both axes"), ("translate_x"
 def _zoom_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
     inverse = 1.0 / draws["scale"]
     zero = tf.zeros_like(inverse)
-    return Warp(affine(size, inverse, zero, zero, inverse))
+    return Warp(affine(size, (inverse, zero, zero, inverse)))
 
 
 register(Op(

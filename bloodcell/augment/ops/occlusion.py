@@ -56,7 +56,7 @@ def _gridmask_lower(draws: Draws, options: Mapping[str, Any], size: Size, statis
     return Mask(cos, sin, u0, v0, period, dropped, dropped, _constant(period, options["value"]))
 
 
-register(Op("gridmask", "Fills the squares of a turned grid; in each period, the given ratio of its side is kept.", "mask",
+register(Op("gridmask", "Fills the squares of a turned grid; of each period's side, the given ratio is kept.", "mask",
             "GridMask's formulas (arXiv 2001.04086) in NumPy", _gridmask_sample, _gridmask_lower, uniforms=4,
             random_strength=False, identity=1.0, full=0.0,
             params=(Param("ratio", float, 0.6, 0, 1, unit="of the period kept"),

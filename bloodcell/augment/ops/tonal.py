@@ -78,8 +78,8 @@ def _equalize_lower(draws: Draws, options: Mapping[str, Any], size: Size, statis
     return Tone(tf.where(step > 0, curve, _levels()))
 
 
-register(Op("equalize", "Flattens the histogram of each channel.", "tone", "Pillow `ImageOps.equalize`, exact", _nothing,
-            _equalize_lower, statistic="cumulative"))
+register(Op("equalize", "Flattens the histogram of each channel.", "tone", "Pillow `ImageOps.equalize`, exact",
+            _nothing, _equalize_lower, statistic="cumulative"))
 
 
 def _invert_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Tone:

@@ -20,12 +20,12 @@ def apply(packed: tf.Tensor, kernel: Filter) -> tf.Tensor:
         return packed
     inner = []
     for part in pixels.channels(packed):
-        part = tf.cast(part, tf.float32)
-        total = tf.zeros_like(part[:, 1:-1, 1:-1])
+        level = tf.cast(part, tf.float32)
+        total = tf.zeros_like(level[:, 1:-1, 1:-1])
         for row in range(3):
             for column in range(3):
                 weight = kernel.kernel[:, row, column][:, tf.newaxis, tf.newaxis]
-                total += weight * part[:, row:row + height - 2, column:column + width - 2]
+                total += weight * level[:, row:row + height - 2, column:column + width - 2]
         # The nudge undoes the rounding of sums that are whole numbers in exact arithmetic.
         inner.append(pixels.to_levels(total + 2.0**-10))
     filtered = tf.pad(pixels.join(inner), [[0, 0], [1, 1], [1, 1]])

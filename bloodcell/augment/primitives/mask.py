@@ -15,8 +15,10 @@ ONCE = 65536.0  # pixels; the period of a region that does not repeat
 
 
 class Mask(NamedTuple):
-    """All float32 [B]: cos and sin of the frame's angle; u0, v0, period, extent_u, extent_v in pixels; value in grey
-    levels."""
+    """A lattice of rectangles an image; every field is float32 [B].
+
+    cos, sin: of the frame's angle; u0, v0, period, extent_u, extent_v: pixels; value: grey level.
+    """
 
     cos: tf.Tensor
     sin: tf.Tensor

@@ -19,8 +19,8 @@ class Tone(NamedTuple):
 class Statistics(NamedTuple):
     """Of each image, in grey levels or counts; rows of samples that asked for none are zero.
 
-    mean: int32 [B], mean of the luma, rounded as Pillow's `ImageEnhance.Contrast` does; extremes: int32 [B, 3, 2], least
-    and greatest level per channel; cumulative: int32 [B, 3, 256], pixels at or below each level.
+    mean: int32 [B], mean of the luma, rounded as Pillow's `ImageEnhance.Contrast` does; extremes: int32 [B, 3, 2],
+    least and greatest level per channel; cumulative: int32 [B, 3, 256], pixels at or below each level.
     """
 
     mean: tf.Tensor

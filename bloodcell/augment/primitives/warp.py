@@ -21,17 +21,20 @@ class Warp(NamedTuple):
 
 
 class Style(NamedTuple):
-    """How a warp samples, the same for all images of a program: fill, one of FILLS; value, the grey level of a constant
-    fill; interpolation, `bilinear` or `nearest`."""
+    """How a warp samples, the same for all images of a program.
+
+    fill: one of FILLS; value: the grey level of a constant fill; interpolation: `bilinear` or `nearest`.
+    """
 
     fill: str = "constant"
     value: float = 128.0
     interpolation: str = "bilinear"
 
 
-def affine(size: tuple[int, int], a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, d: tf.Tensor,
-           dx: tf.Tensor | float = 0.0, dy: tf.Tensor | float = 0.0) -> tf.Tensor:
+def affine(size: tuple[int, int], linear: tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor],
+           shift: tuple[tf.Tensor, tf.Tensor] | tuple[float, float] = (0.0, 0.0)) -> tf.Tensor:
     """Returns [B, 3, 3] of the map (a, b; c, d) about the image's centre, then a shift (dx, dy) in pixels."""
+    (a, b, c, d), (dx, dy) = linear, shift
     cx, cy = (size[1] - 1) / 2, (size[0] - 1) / 2
     zero, one = tf.zeros_like(a), tf.ones_like(a)
     rows = [a, b, cx - a * cx - b * cy + dx, c, d, cy - c * cx - d * cy + dy, zero, zero, one]

@@ -1,0 +1,1 @@
+"""Throughput measured against the libraries people use: `python -m benchmarks policies`."""

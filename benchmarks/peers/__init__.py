@@ -1,0 +1,1 @@
+"""One file a peer; each says what exactly it runs."""
