@@ -1,0 +1,179 @@
+"""`--mode=train`: load the data, train (or resume), measure the best weights, write the run's folder.
+
+Read `run` from top to bottom. Each act lives in its own package; here is their order, and what the run leaves behind.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bloodcell import __version__, augment
+from bloodcell.commands import common
+from bloodcell.config import Config, to_flagfile
+from bloodcell.data import sources, split
+from bloodcell.data.dataset import ImageSet
+from bloodcell.errors import InputError
+from bloodcell.evaluate import plots, report
+from bloodcell.models import MissingWeights
+from bloodcell.train import checkpoints, loop, metrics_log, stages
+from bloodcell.train import strategy as strategies
+from bloodcell.train.tensorboard import Board
+
+DEFAULT_SPLIT = "fractions(0.83, 0.13, 0.04)"
+GRID_IMAGES = 24  # augmented images shown in the report
+
+
+def run(config: Config) -> None:
+    """Trains and ends by printing one line of JSON with the figures of the best weights.
+
+    The run's folder gets `config.cfg`, `metrics.jsonl`, `report.json`, `report.html`, `confusion.png`, `model.json`,
+    `checkpoints/` and `tensorboard/`; with `config.dry_run` nothing is written.
+
+    Raises:
+      InputError: data, flags or folders that cannot be used.
+    """
+    # ---- Where ---------------------------------------------------------------------------------------------------
+    run_dir = config.run_dir
+    if not config.dry_run:
+        _prepare(run_dir)
+        common.check_output(config.report, "--report")
+
+    # ---- With what -----------------------------------------------------------------------------------------------
+    runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
+                                 jit=config.jit, seed=config.seed)
+    parts = load_parts(config)
+    common.print_header(runtime, config.data, parts)
+    if config.dry_run:
+        plan = " | ".join(str(stage) for stage in stages.parse(config.stages))
+        print(f"dry run: {config.model}, {plan}; one batch of "
+              f"{config.batch_size} per stage, nothing is written (a real run would write {run_dir})", flush=True)
+    elif not checkpoints.Checkpoints(run_dir).has("last"):
+        _write_flags(config, run_dir)
+
+    # ---- Training ------------------------------------------------------------------------------------------------
+    try:
+        model = loop.fit(config, runtime, parts["train"], parts["val"], run_dir)
+    except MissingWeights as error:
+        if config.data != "demo":
+            raise
+        reason = " ".join(str(error).split())
+        print(f"warning: {reason}; the demo goes on from random weights", file=sys.stderr, flush=True)
+        config = dataclasses.replace(config, weights="none")
+        if not config.dry_run:
+            _write_flags(config, run_dir)
+        model = loop.fit(config, runtime, parts["train"], parts["val"], run_dir)
+    if config.dry_run:
+        print("dry run: done", flush=True)
+        return
+
+    # ---- The figures of the best weights -------------------------------------------------------------------------
+    measured = "test" if "test" in parts else "val"
+    figures = common.measure(model, parts[measured], config, runtime)
+    history = _history(run_dir)
+    content = {**figures, "part": measured, "recipe": config.recipe, "config": dataclasses.asdict(config),
+               "data": {"origin": config.data, "parts": {name: _summary(part) for name, part in parts.items()}},
+               "devices": runtime.devices, "precision": runtime.precision, "jit": runtime.jit,
+               "images_per_second": statistics.median(line["images_per_second"] for line in history),
+               "peak_memory_mib": _peak_memory_mib(), "weights_sha256": checkpoints.weights_sha256(model),
+               "versions": _versions()}
+    grid, titles = _augmented(parts["train"], config)
+    report.write(run_dir, content, history=history, grid=grid, grid_titles=titles)
+    with Board(run_dir) as board:
+        board.png(f"confusion/{measured}", plots.confusion_png(figures["confusion"], parts["train"].class_names),
+                  history[-1]["step"])
+    print(f"report: {run_dir / 'report.html'}", flush=True)
+    common.print_result(figures, config.report)
+
+
+def load_parts(config: Config) -> dict[str, ImageSet]:
+    """Returns "train" and "val", and "test" where there is one, all of the model's size and with train's classes.
+
+    `--split` divides `--data`; else `--val_data` and `--test_data` are read; else the parts that the source itself has;
+    what is then missing is split off.
+
+    Raises:
+      InputError: a source that cannot be used.
+    """
+    def load(source: str, part: str, names: tuple[str, ...] | None = None) -> ImageSet:
+        return sources.load(source, part=part, image_size=config.image_size, seed=config.seed, class_names=names)
+
+    if config.split:
+        return _divided(load(config.data, "train"), config.split, config.seed)
+    if config.val_data:
+        parts = {"train": load(config.data, "train")}
+        names = parts["train"].class_names
+        parts["val"] = load(config.val_data, "val", names)
+        if config.test_data:
+            parts["test"] = load(config.test_data, "test", names)
+        return parts
+    parts = sources.load_parts(config.data, image_size=config.image_size, seed=config.seed)
+    if "val" not in parts:
+        spec_text = "fractions(0.87, 0.13)" if "test" in parts else DEFAULT_SPLIT
+        parts = {**parts, **_divided(parts["train"], spec_text, config.seed)}
+    return parts
+
+
+def _divided(images: ImageSet, spec_text: str, seed: int) -> dict[str, ImageSet]:
+    divided = split.split(images, spec_text, seed)
+    parts = {"train": divided.train, "val": divided.val}
+    return parts if divided.test is None else {**parts, "test": divided.test}
+
+
+def _prepare(run_dir: pathlib.Path) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(run_dir, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise InputError(f"--workdir expected a folder that can be written, received {run_dir} ({reason}); "
+                         "try --workdir=FOLDER elsewhere")
+
+
+def _write_flags(config: Config, run_dir: pathlib.Path) -> None:
+    text = (f"# Reproduces this run (bloodcell {__version__}):\n"
+            f"#   python main.py --flagfile={run_dir / 'config.cfg'} --workdir={run_dir}-again\n{to_flagfile(config)}")
+    report.write_file(run_dir / "config.cfg", text.encode())
+
+
+def _history(run_dir: pathlib.Path) -> list[dict[str, Any]]:
+    lines = (run_dir / metrics_log.FILE).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _summary(images: ImageSet) -> dict[str, Any]:
+    counts = np.bincount(np.asarray(images.labels), minlength=images.num_classes)
+    return {"images": len(images), "origin": images.origin, "fingerprint": images.fingerprint(),
+            "per_class": dict(zip(images.class_names, counts.tolist(), strict=True))}
+
+
+def _augmented(train: ImageSet, config: Config) -> tuple[np.ndarray, list[str]]:
+    """Returns training images as the first epoch sees them, each class in turn, and their classes' names."""
+    labels = np.asarray(train.labels)
+    by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    chosen = [rows[turn] for turn in range(GRID_IMAGES) for rows in by_class if turn < len(rows)][:GRID_IMAGES]
+    few = train.subset(np.asarray(chosen))
+    images = augment.parse(config.augment)(tf.constant(few.images), tf.constant(few.ids), epoch=1, seed=config.seed)
+    return images.numpy(), [train.class_names[label] for label in labels[chosen]]
+
+
+def _peak_memory_mib() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 2**20 if sys.platform == "darwin" else peak // 2**10  # bytes on macOS, KiB on Linux
+
+
+def _versions() -> dict[str, str]:
+    return {"bloodcell": __version__, "python": platform.python_version(), "tensorflow": tf.__version__,
+            "keras": keras.__version__, "numpy": np.__version__,
+            "scikit-learn": importlib.metadata.version("scikit-learn")}

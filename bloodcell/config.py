@@ -1,0 +1,258 @@
+"""Every flag, what it may be, and the frozen dataclass that all of them become.
+
+One field of `Config` is one flag. What belongs here: names, defaults, help, and checks that need no data. What a spec
+means belongs to its owner (`augment.parse`, `stages.parse`, ...), which `validate` asks. Nothing else reads flags.
+"""
+
+import dataclasses
+import math
+import pathlib
+import re
+from typing import Any
+
+from absl import flags
+
+from bloodcell.errors import InputError, did_you_mean
+
+MODES = ("train", "evaluate", "predict")
+
+
+class _Whole(flags.ArgumentParser):
+    """Whole numbers of an inclusive range; the error's line says which."""
+
+    syntactic_help = ""
+
+    def __init__(self, low: int, high: int):
+        super().__init__()
+        self._low, self._high = low, high
+
+    def parse(self, argument: Any) -> int:
+        try:
+            value = int(argument)
+        except ValueError:
+            value = None
+        if value is None or not self._low <= value <= self._high:
+            raise ValueError(f"expected a whole number {self._low}..{self._high}")
+        return value
+
+    def flag_type(self) -> str:
+        return "int"
+
+
+def _flag(default: Any, text: str, *, choices: tuple[str, ...] = (), low: int = 0, high: int = 2**31 - 1) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "low": low, "high": high})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run is: one field a flag (its help says values and unit), and `recipe`, the flagfile's name."""
+
+    mode: str = _flag("train", (
+        "What to do: train a model, evaluate a checkpoint on labelled data, or predict on new images."), choices=MODES)
+    data: str = _flag("demo", (
+        "Images: 'demo' (rendered, offline), a .npz (keys images+labels, or MedMNIST's six), a folder (one folder "
+        "per class; flat for predict), a .tfrecord glob, 'bloodmnist' or 'bloodmnist:SIZE' with SIZE 28, 64, 128 "
+        "or 224 (downloaded once). Evaluate takes the test part where the data has parts."))
+    val_data: str = _flag("", "Validation set, in the forms of --data. Empty: taken from --data.")
+    test_data: str = _flag("", "Test set, in the forms of --data. Empty: taken from --data.")
+    split: str = _flag("", (
+        "How --data is split, stratified and the same for one seed: 'fractions(0.83, 0.13, 0.04)' are the shares "
+        "of train, validation and test. Empty: the parts that --data itself has, else those fractions. With "
+        "--mode=evaluate: use the test part of this split."))
+    model: str = _flag("efficientnet_v2_s", (
+        "Backbone, for example efficientnet_v2_s, mobilenetv3_large, mobilenetv3_small or efficientnet_lite0."))
+    weights: str = _flag("imagenet", (
+        "First weights: 'imagenet' (error where they are missing; the demo set alone goes on from random ones), "
+        "'none' (random), or a weights file."))
+    head: str = _flag("", (
+        "Layers between the backbone's pooled features and the logits, for example 'dense(128) | dropout(0.3)'. "
+        "Empty: the logits alone."))
+    stages: str = _flag("all(epochs=5, lr=1e-3)", (
+        "Training stages in order: head(epochs, lr) trains the head, top(percent, epochs, lr) the last percent of "
+        "the backbone's layers too, all(epochs, lr) everything; lr is the peak learning rate. Example: "
+        "'head(epochs=10, lr=1e-3) | top(percent=80, epochs=20, lr=1e-4)'."))
+    augment: str = _flag("", (
+        "Augmentation policy of training images, for example 'flip | rotate(180) | randaugment(n=3, m=4)'; angles "
+        "in degrees. Empty: none."))
+    val_augment: str = _flag("", (
+        "Policy applied to the images that are validated or evaluated, to measure robustness. Empty: none."))
+    optimizer: str = _flag("adamw(weight_decay=1e-4)", (
+        "'adamw(weight_decay=1e-4)' (no decay on norms and biases) or 'adam'."))
+    schedule: str = _flag("cosine(warmup=0.05)", (
+        "Learning rate within a stage: 'constant', 'cosine(warmup=0.05)' (warmup is a fraction of the stage's "
+        "steps) or 'plateau(factor=0.5, patience=3)' (patience in epochs)."))
+    loss: str = _flag("cross_entropy(smoothing=0.1)", (
+        "'cross_entropy(smoothing=0.1)'; smoothing is a probability, 0..1."))
+    balance: str = _flag("none", "What is done about unequal classes: 'none', or 'class_weights' (inverse frequency).")
+    batch_size: int = _flag(64, "Images a step, over all replicas together.", low=1, high=65536)
+    early_stopping: int = _flag(0, (
+        "Epochs without a better validation loss after which a stage ends. 0: never."), high=10000)
+    strategy: str = _flag("auto", (
+        "Devices: 'mirrored' over all visible ones, 'none' for one device; 'auto' mirrors where there are several."), choices=("auto", "mirrored", "none"))
+    replicas: int = _flag(0, (
+        "Number of replicas. 0: every visible device. More than 1 on a CPU makes logical devices, for tests."), high=64)
+    precision: str = _flag("auto", (
+        "Arithmetic of the model; 'auto' is mixed_bfloat16 where the hardware has it, mixed_float16 on older GPUs,"
+        " float32 on CPU."), choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
+    jit: str = _flag("auto", (
+        "What XLA compiles: nothing, the augmentation, or the whole step; 'auto' is augment on CPU, step on GPU."), choices=("auto", "off", "augment", "step"))
+    seed: int = _flag(0, "Seed of everything random: split, order, augmentation, first weights, dropout.")
+    image_size: int = _flag(96, (
+        "Side of the square images the model sees, in pixels; others are resized."), low=16, high=1024)
+    workdir: str = _flag("", (
+        "Folder of the run; one that holds a run is resumed. Empty: runs/RECIPE, RECIPE being the flagfile's name."))
+    checkpoint: str = _flag("", "Run folder to evaluate or to predict with, for example runs/v2s.")
+    report: str = _flag("", "File that also gets the JSON of the last line (train and evaluate). Empty: none.")
+    predictions: str = _flag("", (
+        "CSV written by --mode=predict, columns file,label,name,p0..pN,confidence,novelty,flag. confidence is the "
+        "largest probability; novelty is the entropy of the probabilities over its maximum, 0 (certain) to 1 (all "
+        "classes alike); flag is 'low_confidence' below a confidence of 0.5."))
+    dry_run: bool = _flag(False, "Build everything, train one batch, say what would run, and write nothing.")
+    profile_steps: str = _flag("", (
+        "First and last step of a profiler trace for TensorBoard, for example 10,20. Empty: none."))
+    progress: str = _flag("auto", (
+        "Progress of training: a bar, a line now and then, or none; 'auto' is bar on a terminal, else lines."), choices=("auto", "bar", "lines", "none"))
+    recipe: str = "default"
+
+    @property
+    def run_dir(self) -> pathlib.Path:
+        """The run's folder: `workdir`, or runs/RECIPE where that is empty."""
+        return pathlib.Path(self.workdir or f"runs/{self.recipe}").expanduser()
+
+
+_FLAG_FIELDS = tuple(field for field in dataclasses.fields(Config) if field.metadata)
+
+# Where a run is written and how it is watched is no part of what it computes.
+_NOT_REPRODUCED = ("workdir", "report", "predictions", "dry_run", "progress", "profile_steps")
+
+
+def _flag_values() -> flags.FlagValues:
+    values = flags.FlagValues()
+    for field in _FLAG_FIELDS:
+        text, choices = field.metadata["help"], field.metadata["choices"]
+        default: Any = field.default
+        if field.type is bool:
+            flags.DEFINE_boolean(field.name, default, text, flag_values=values)
+        elif field.type is int:
+            parser: Any = _Whole(field.metadata["low"], field.metadata["high"])
+            flags.DEFINE(parser, field.name, default, text, flag_values=values,
+                         serializer=flags.ArgumentSerializer())
+        elif choices:
+            flags.DEFINE_enum(field.name, default, choices, text, flag_values=values)
+        else:
+            flags.DEFINE_string(field.name, default, text, flag_values=values)
+    flags.DEFINE_boolean("help", False, "Print this and end.", short_name="h", flag_values=values)
+    values.set_gnu_getopt(True)
+    return values
+
+
+def parse(argv: list[str]) -> Config | None:
+    """Reads the command line.
+
+    Args:
+      argv: program name and arguments; `--flagfile=FILE` stands for the flags of that file, and later flags win.
+
+    Returns:
+      The configuration, or `None` where `--help` was asked for.
+
+    Raises:
+      InputError: an unknown flag, a value out of range, an unreadable flagfile, or an argument that is no flag.
+    """
+    values = _flag_values()
+    try:
+        left_over = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        names = [field.name for field in _FLAG_FIELDS] + ["flagfile", "help"]
+        raise InputError(f"unknown flag --{error.flagname}; {did_you_mean(error.flagname, names)}") from None
+    except (flags.Error, ValueError) as error:  # ValueError: a flagfile that is no text, or --nodry_run=x
+        raise InputError(f"{str(error).removeprefix('ERROR:: ')}; try --help") from None
+    if values["help"].value:
+        return None
+    if left_over:
+        raise InputError(f"expected flags only (--name=value), received the argument {left_over[0]!r}; try --help")
+    chosen: dict[str, Any] = {field.name: values[field.name].value for field in _FLAG_FIELDS}
+    # A spec quoted over several lines of a shell is one line.
+    chosen = {name: re.sub(r"\s*\n\s*", " ", value).strip() if isinstance(value, str) else value
+              for name, value in chosen.items()}
+    return Config(**chosen, recipe=_recipe(argv))
+
+
+def _recipe(argv: list[str]) -> str:
+    """Returns the stem of the last flagfile named in `argv`."""
+    name = "default"
+    for position, argument in enumerate(argv):
+        flag, _, value = argument.partition("=")
+        if flag in ("--flagfile", "-flagfile"):
+            name = pathlib.PurePath(value or " ".join(argv[position + 1:position + 2])).stem or name
+    return name
+
+
+def help_text() -> str:
+    """Returns the text of `--help`: every flag with its values and default."""
+    flag_help = _flag_values().get_help(include_special_flags=False).replace(f"\n{__name__}:\n", "")
+    return ("bloodcell: train, evaluate and use classifiers of blood-cell images.\n\n"
+            "  python main.py --flagfile=flags/v2s.cfg --data=training_set.npz\n\n"
+            "--flagfile=FILE reads flags from a file, one a line; later flags win, so it comes first.\n\n" + flag_help)
+
+
+def to_flagfile(config: Config) -> str:
+    """Returns a flagfile that reproduces the run: every flag, but where it is written and how it is watched."""
+    lines = []
+    for field in _FLAG_FIELDS:
+        if field.name not in _NOT_REPRODUCED:
+            value = getattr(config, field.name)
+            lines.append(f"--{field.name}={value}")
+    return "\n".join(lines) + "\n"
+
+
+def validate(config: Config) -> None:
+    """Checks every flag that can be checked without data; the owners of the specs are asked.
+
+    Raises:
+      InputError: a spec, a name or a combination of flags that cannot run.
+    """
+    if config.mode in ("evaluate", "predict") and not config.checkpoint:
+        raise InputError(f"--mode={config.mode} expected --checkpoint=RUN_FOLDER, received none; "
+                         "try --checkpoint=runs/v2s")
+    if config.mode == "predict" and not config.predictions:
+        raise InputError("--mode=predict expected --predictions=FILE.csv, received none; try --predictions=out.csv")
+    if config.split and (config.val_data or config.test_data):
+        raise InputError("expected --split or --val_data/--test_data, received both; try leaving one out")
+    if config.test_data and not config.val_data:
+        raise InputError("--test_data expected --val_data beside it, received none; try --val_data=FILE or --split")
+    profile_window(config.profile_steps)
+    _validate_specs(config)
+
+
+def _validate_specs(config: Config) -> None:
+    # Imported here, because these rooms need TensorFlow's import (seconds), and a mistyped flag should not wait for it.
+    from bloodcell import augment, models
+    from bloodcell.data import split
+    from bloodcell.train import balance, losses, optimizers, schedules, stages
+
+    augment.parse(config.augment)
+    augment.parse(config.val_augment, what="val_augment")
+    stages.parse(config.stages)
+    optimizers.parse(config.optimizer)
+    schedules.parse(config.schedule)
+    losses.parse(config.loss)
+    balance.parse(config.balance)
+    if config.split:
+        split.validate(config.split)
+    if config.mode == "train":  # elsewhere the checkpoint says which network it is
+        try:
+            models.validate(config.model, config.weights, config.head, config.image_size)
+        except models.MissingWeights:
+            if config.data != "demo":
+                raise
+
+
+def profile_window(text: str) -> tuple[int, int] | None:
+    """Returns first and last step of `--profile_steps`, or `None` where it is empty."""
+    if not text:
+        return None
+    match = re.fullmatch(r"\s*(\d{1,9})\s*,\s*(\d{1,9})\s*", text)
+    first, last = (int(match[1]), int(match[2])) if match else (math.inf, 0)
+    if first >= last:
+        raise InputError(f"--profile_steps expected 'FIRST,LAST' with FIRST < LAST, received {text!r}; try 10,20")
+    return int(first), int(last)

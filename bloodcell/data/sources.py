@@ -1,0 +1,105 @@
+"""Turns what the user typed after --data, --val_data or --test_data into images: the one place that knows all sources.
+
+How one kind of source is read belongs to its own file (`npz`, `folder`, `tfrecord`, `bloodmnist`, `demo`).
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from bloodcell.data import bloodmnist, folder, npz, tfrecord
+from bloodcell.data.dataset import ImageSet
+from bloodcell.data.resize import to_square
+from bloodcell.errors import InputError, did_you_mean
+
+PARTS = ("train", "val", "test")
+
+_DEMO_SIZE = 96  # pixels a side, where nothing else is asked
+
+
+def load(source: str, *, part: str = "train", labelled: bool = True, image_size: int | None = None, seed: int = 0,
+         class_names: tuple[str, ...] | None = None) -> ImageSet:
+    """Reads one part of a source.
+
+    Args:
+      source: "demo", a .npz file, a folder, a TFRecord glob, or "bloodmnist[:28/64/128/224]".
+      part: "train", "val" or "test"; a source that has no parts of its own is given whole, whatever the part.
+      labelled: False: labels are neither needed nor read (a folder may be flat).
+      image_size: the side in pixels to which all images are brought (centred square, bicubic); None: as they are.
+      seed: of the demo renderer.
+      class_names: the classes there are, where they are known already (the training set's, a checkpoint's): labels and
+        folder names must fit them, and a class may be without images. None: the source says them.
+
+    Raises:
+      InputError: the source is none of these, or is damaged, or does not hold what it must.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part: expected one of {PARTS}, received {part!r}")
+    kind, path = _kind(source)
+    if kind == "demo":
+        images = _demo(part, labelled=labelled, image_size=image_size, seed=seed, class_names=class_names)
+    elif kind == "tfrecord":
+        images = tfrecord.load(str(path), labelled=labelled, image_size=image_size, class_names=class_names,
+                               origin=source)
+    elif kind == "folder":
+        images = folder.load(path, part=part, labelled=labelled, image_size=image_size, class_names=class_names,
+                             origin=source)
+    else:
+        path = bloodmnist.download(source) if kind == "bloodmnist" else path
+        images = npz.load(path, part=part, labelled=labelled, class_names=class_names, origin=source)
+    if image_size is not None:
+        images = dataclasses.replace(images, images=to_square(images.images, image_size))
+    return images
+
+
+def load_parts(source: str, *, image_size: int | None = None, seed: int = 0) -> dict[str, ImageSet]:
+    """Reads every part that the source itself has: "train" always, "val" and "test" where they are.
+
+    All parts share the classes of "train". Arguments and errors as for `load`.
+    """
+    kind, path = _kind(source)
+    own: tuple[str, ...] = ()
+    if kind == "demo":
+        own = PARTS
+    elif kind == "folder":
+        own = folder.parts(path)
+    elif kind != "tfrecord":
+        own = npz.parts(bloodmnist.download(source) if kind == "bloodmnist" else path)
+    loaded = {"train": load(source, part="train", image_size=image_size, seed=seed)}
+    for part in PARTS[1:]:
+        if part in own:
+            loaded[part] = load(source, part=part, image_size=image_size, seed=seed,
+                                class_names=loaded["train"].class_names)
+    return loaded
+
+
+def _kind(source: str) -> tuple[str, pathlib.Path]:
+    """Which kind of source it is, and its path; looks at the name and at what lies there, reads nothing."""
+    if source == "demo" or source.partition(":")[0] == "bloodmnist":
+        return source.partition(":")[0], pathlib.Path()
+    path = pathlib.Path(source).expanduser()
+    if source.lower().endswith(".npz"):
+        return "npz", path
+    if source.strip() and path.is_dir():  # Path("") would be the working folder
+        return "folder", path
+    if source.lower().endswith(".tfrecord") or any(letter in source for letter in "*?[") or ".tfrecord" in path.name:
+        return "tfrecord", path
+    received = "a file of another kind" if path.exists() else "a name that does not exist"
+    near = did_you_mean(source, ("demo", "bloodmnist"))
+    raise InputError(f"--data: expected demo, a .npz file, a folder, a .tfrecord glob or bloodmnist[:28/64/128/224], "
+                     f"received '{source}' ({received}); {near if near.startswith('did') else 'try its full path'}")
+
+
+def _demo(part: str, *, labelled: bool, image_size: int | None, seed: int,
+          class_names: tuple[str, ...] | None) -> ImageSet:
+    from bloodcell.data import demo  # here: the renderer's tables are needed by this source alone
+
+    names = tuple(demo.CLASS_NAMES)
+    if class_names is not None and tuple(class_names) != names:
+        raise InputError(f"demo: expected the classes {', '.join(class_names)}, received {', '.join(names)}; "
+                         "try data with the same classes")
+    count = demo.PART_SIZES[part]
+    pictures, labels = demo.render(count, seed=seed, part=part, size=image_size or _DEMO_SIZE)
+    return ImageSet(pictures, np.asarray(labels, np.int64) if labelled else None, np.arange(count, dtype=np.int64),
+                    names, "demo", tuple(f"demo/{part}#{index}" for index in range(count)))
