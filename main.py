@@ -3,15 +3,17 @@
 What belongs here: turning a user's mistake into one line on stderr and an exit status. All else has its own room.
 """
 
+import contextlib
 import importlib
 import os
 import sys
-
-# TensorFlow reads this once, when it is imported: 3 keeps the start-up chatter of its C++ side off the terminal.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from collections.abc import Iterator
 
 from bloodcell import config
 from bloodcell.errors import InputError
+
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_USERS_LOG_LEVEL = os.environ.get(_LOG_LEVEL)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         settings = config.parse(sys.argv if argv is None else argv)
+        with _quiet():
+            importlib.import_module("tensorflow").config.list_physical_devices()
         if settings is None:
             print(config.help_text())
             return 0
@@ -36,7 +40,33 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `--help | head`: whoever read stdout has gone; nothing is left to say to them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the chatter of TensorFlow's start-up off the terminal, unless the user chose a log level.
+
+    TensorFlow 2.21 writes it straight to the file descriptor before it looks at its own log level. Exceptions are
+    raised as ever.
+    """
+    if _USERS_LOG_LEVEL is not None:
+        yield
+        return
+    os.environ[_LOG_LEVEL] = "3"
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

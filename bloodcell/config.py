@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 
+from bloodcell import spec
 from bloodcell.errors import InputError, did_you_mean
 
 MODES = ("train", "evaluate", "predict")
@@ -60,7 +61,7 @@ class Config:
         "of train, validation and test. Empty: the parts that --data itself has, else those fractions. With "
         "--mode=evaluate: use the test part of this split."))
     model: str = _flag("efficientnet_v2_s", (
-        "Backbone, for example efficientnet_v2_s, mobilenetv3_large, mobilenetv3_small or efficientnet_lite0."))
+        "Backbone, for example efficientnet_v2_s, mobilenet_v3_large, mobilenet_v3_small or efficientnet_lite0."))
     weights: str = _flag("imagenet", (
         "First weights: 'imagenet' (error where they are missing; the demo set alone goes on from random ones), "
         "'none' (random), or a weights file."))
@@ -88,14 +89,16 @@ class Config:
     early_stopping: int = _flag(0, (
         "Epochs without a better validation loss after which a stage ends. 0: never."), high=10000)
     strategy: str = _flag("auto", (
-        "Devices: 'mirrored' over all visible ones, 'none' for one device; 'auto' mirrors where there are several."), choices=("auto", "mirrored", "none"))
+        "Devices: 'mirrored' over all visible ones, 'none' for one device; 'auto' mirrors where there are several."),
+        choices=("auto", "mirrored", "none"))
     replicas: int = _flag(0, (
         "Number of replicas. 0: every visible device. More than 1 on a CPU makes logical devices, for tests."), high=64)
     precision: str = _flag("auto", (
         "Arithmetic of the model; 'auto' is mixed_bfloat16 where the hardware has it, mixed_float16 on older GPUs,"
         " float32 on CPU."), choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
     jit: str = _flag("auto", (
-        "What XLA compiles: nothing, the augmentation, or the whole step; 'auto' is augment on CPU, step on GPU."), choices=("auto", "off", "augment", "step"))
+        "What XLA compiles: nothing, the augmentation, or the whole step; 'auto' is augment on CPU, step on GPU."),
+        choices=("auto", "off", "augment", "step"))
     seed: int = _flag(0, "Seed of everything random: split, order, augmentation, first weights, dropout.")
     image_size: int = _flag(96, (
         "Side of the square images the model sees, in pixels; others are resized."), low=16, high=1024)
@@ -111,7 +114,8 @@ class Config:
     profile_steps: str = _flag("", (
         "First and last step of a profiler trace for TensorBoard, for example 10,20. Empty: none."))
     progress: str = _flag("auto", (
-        "Progress of training: a bar, a line now and then, or none; 'auto' is bar on a terminal, else lines."), choices=("auto", "bar", "lines", "none"))
+        "Progress of training: a bar, a line now and then, or none; 'auto' is bar on a terminal, else lines."),
+        choices=("auto", "bar", "lines", "none"))
     recipe: str = "default"
 
     @property
@@ -188,11 +192,23 @@ def _recipe(argv: list[str]) -> str:
 
 
 def help_text() -> str:
-    """Returns the text of `--help`: every flag with its values and default."""
+    """Returns the text of `--help`: every flag with its values and default, and the ops of a policy."""
+    from bloodcell import augment  # here: see `_validate_specs`
+
+    ops = "".join(f"  {name}({', '.join(_parameter(param) for param in op.params)})\n      {op.summary}\n"
+                  for name, op in sorted(augment.REGISTRY.items()))
     flag_help = _flag_values().get_help(include_special_flags=False).replace(f"\n{__name__}:\n", "")
     return ("bloodcell: train, evaluate and use classifiers of blood-cell images.\n\n"
             "  python main.py --flagfile=flags/v2s.cfg --data=training_set.npz\n\n"
-            "--flagfile=FILE reads flags from a file, one a line; later flags win, so it comes first.\n\n" + flag_help)
+            "--flagfile=FILE reads flags from a file, one a line; later flags win, so it comes first.\n\n"
+            f"{flag_help.rstrip()}\n\n"
+            "What --augment and --val_augment are made of, beside oneof(op, op), randaugment(n, m) and op@p:\n\n"
+            f"{ops}")
+
+
+def _parameter(param: spec.Param) -> str:
+    default = "" if param.default is spec.REQUIRED else f", default {param.default}"
+    return f"{param.name}: {param.range_text()}{default}"
 
 
 def to_flagfile(config: Config) -> str:

@@ -31,7 +31,7 @@ from bloodcell.train import strategy as strategies
 from bloodcell.train.tensorboard import Board
 
 DEFAULT_SPLIT = "fractions(0.83, 0.13, 0.04)"
-GRID_IMAGES = 24  # augmented images shown in the report
+GRID_IMAGES = 16  # augmented images shown in the report
 
 
 def run(config: Config) -> None:

@@ -64,7 +64,7 @@ def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
     return _png(figure)
 
 
-def image_grid_png(images: np.ndarray, titles: Sequence[str], *, columns: int = 6) -> bytes:
+def image_grid_png(images: np.ndarray, titles: Sequence[str], *, columns: int = 4) -> bytes:
     """Draws images in rows.
 
     Args:

@@ -1,5 +1,6 @@
 """The pipeline: every image once an epoch, in an order of (seed, epoch) alone, in batches of one shape."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from bloodcell.data.pipeline import Pipeline, num_batches
 def make(n: int, size: int = 4, labelled: bool = True) -> Any:  # an ImageSet; Any, because its labels may be None
     rng = np.random.default_rng(n)
     return ImageSet(rng.integers(0, 256, (n, size, size, 3), np.uint8),
-                    np.arange(n, dtype=np.int64) % 3 if labelled else None, np.arange(n, dtype=np.int64) * 10 + 7, ("a", "b", "c"), "test", tuple(map(str, range(n))))
+                    np.arange(n, dtype=np.int64) % 3 if labelled else None,
+                    np.arange(n, dtype=np.int64) * 10 + 7, ("a", "b", "c"), "test", tuple(map(str, range(n))))
 
 
 def read(batches) -> dict[str, np.ndarray]:
@@ -83,6 +85,17 @@ def test_impossible_requests_are_refused():
         Pipeline(make(10), batch_size=0)
 
 
+def test_the_pipeline_keeps_what_it_was_given_when_the_callers_array_changes_or_goes():
+    images = make(6)
+    expected = images.images.copy()
+    pipeline = Pipeline(images, batch_size=6)
+    images.images[...] = 0
+    del images
+    gc.collect()
+    for _ in range(2):
+        np.testing.assert_array_equal(read(pipeline.in_order())["image"][0], expected)
+
+
 def test_unlabelled_sets_are_fed_with_label_0():
     assert read(Pipeline(make(5, labelled=False), batch_size=5).in_order())["label"].tolist() == [[0] * 5]
 
@@ -100,6 +113,41 @@ def test_the_images_are_not_copied_into_the_graph():
 
 def _stages(dataset: tf.data.Dataset) -> list[tf.data.Dataset]:
     return [dataset, *(stage for inner in dataset._inputs() for stage in _stages(inner))]
+
+
+MEMORY = """
+import numpy as np
+import tensorflow as tf
+from bloodcell.data.dataset import ImageSet
+from bloodcell.data.pipeline import Pipeline
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def make(n):
+    images = np.full((n, 96, 96, 3), 7, np.uint8)
+    return ImageSet(images, np.zeros(n, np.int64), np.arange(n), ("a",), "test", tuple(map(str, range(n))))
+
+
+for _ in Pipeline(make(128), batch_size=64).epoch(0, 0):  # whatever TensorFlow loads at first use
+    pass
+images = make(6000)
+before = resident()
+pipeline = Pipeline(images, batch_size=64)
+for _ in pipeline.epoch(0, 0):
+    pass
+print("RESULT", (resident() - before) / images.images.nbytes)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
+def test_a_pipeline_and_its_epochs_take_one_copy_of_the_images():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split("RESULT")[1]) < 1.6
 
 
 DISTRIBUTED = """
