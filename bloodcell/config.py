@@ -87,7 +87,7 @@ class Config:
     balance: str = _flag("none", "What is done about unequal classes: 'none', or 'class_weights' (inverse frequency).")
     batch_size: int = _flag(64, "Images a step, over all replicas together.", low=1, high=65536)
     early_stopping: int = _flag(0, (
-        "Epochs without a better validation loss after which a stage ends. 0: never."), high=10000)
+        "Epochs without a better validation accuracy (ties: loss) after which a stage ends. 0: never."), high=10000)
     strategy: str = _flag("auto", (
         "Devices: 'mirrored' over all visible ones, 'none' for one device; 'auto' mirrors where there are several."),
         choices=("auto", "mirrored", "none"))

@@ -12,7 +12,7 @@ from bloodcell.config import Config
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
 from bloodcell.evaluate import inference, metrics
-from bloodcell.evaluate.report import write_file
+from bloodcell.files import write_atomically
 from bloodcell.train.strategy import Runtime
 
 LINE_SECONDS = 10.0  # between two lines of progress
@@ -62,5 +62,5 @@ def print_result(figures: Mapping[str, Any], report: str) -> None:
     """Prints the figures as one line of JSON, and writes the same to the file `report` where that is given."""
     line = json.dumps({name: figures[name] for name in metrics.PRINTED}, allow_nan=False)
     if report:
-        write_file(pathlib.Path(report), (line + "\n").encode())
+        write_atomically(pathlib.Path(report), (line + "\n").encode())
     print(line, flush=True)

@@ -15,7 +15,7 @@ from bloodcell.data.dataset import ImageSet
 from bloodcell.data.resize import to_square
 from bloodcell.errors import InputError
 from bloodcell.evaluate import inference, metrics
-from bloodcell.evaluate.report import write_file
+from bloodcell.files import write_atomically
 from bloodcell.train import checkpoints
 from bloodcell.train import strategy as strategies
 
@@ -38,7 +38,7 @@ def run(config: Config) -> None:
     probabilities = inference.probabilities(model, images, batch_size=config.batch_size,
                                             on_batch=common.counter("predicted", len(images), config.progress))
     text = to_csv(images.files, probabilities, names)
-    write_file(pathlib.Path(config.predictions), text.encode())
+    write_atomically(pathlib.Path(config.predictions), text.encode())
     flagged = int((probabilities.max(axis=1) < LOW_CONFIDENCE).sum())
     print(f"wrote {config.predictions}: {len(images):,} images, {flagged:,} of them flagged", flush=True)
 

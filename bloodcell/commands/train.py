@@ -25,6 +25,7 @@ from bloodcell.data import sources, split
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
 from bloodcell.evaluate import plots, report
+from bloodcell.files import write_atomically
 from bloodcell.models import MissingWeights
 from bloodcell.train import checkpoints, loop, metrics_log, stages
 from bloodcell.train import strategy as strategies
@@ -37,22 +38,20 @@ GRID_IMAGES = 16  # augmented images shown in the report
 def run(config: Config) -> None:
     """Trains and ends by printing one line of JSON with the figures of the best weights.
 
-    The run's folder gets `config.cfg`, `metrics.jsonl`, `report.json`, `report.html`, `confusion.png`, `model.json`,
-    `checkpoints/` and `tensorboard/`; with `config.dry_run` nothing is written.
+    The run's folder gets `config.cfg`, `metrics.jsonl`, `report.json`, `report.html`, `confusion.png`, `augmented.png`,
+    `model.json`, `checkpoints/` and `tensorboard/`; with `config.dry_run` nothing is written.
 
     Raises:
       InputError: data, flags or folders that cannot be used.
     """
-    # ---- Where ---------------------------------------------------------------------------------------------------
-    run_dir = config.run_dir
-    if not config.dry_run:
-        _prepare(run_dir)
-        common.check_output(config.report, "--report")
-
-    # ---- With what -----------------------------------------------------------------------------------------------
+    # ---- With what, and where ------------------------------------------------------------------------------------
     runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
                                  jit=config.jit, seed=config.seed)
     parts = load_parts(config)
+    run_dir = config.run_dir
+    if not config.dry_run:  # after the data, so that a mistyped --data leaves no empty folder
+        _prepare(run_dir)
+        common.check_output(config.report, "--report")
     common.print_header(runtime, config.data, parts)
     if config.dry_run:
         plan = " | ".join(str(stage) for stage in stages.parse(config.stages))
@@ -144,7 +143,7 @@ def _prepare(run_dir: pathlib.Path) -> None:
 def _write_flags(config: Config, run_dir: pathlib.Path) -> None:
     text = (f"# Reproduces this run (bloodcell {__version__}):\n"
             f"#   python main.py --flagfile={run_dir / 'config.cfg'} --workdir={run_dir}-again\n{to_flagfile(config)}")
-    report.write_file(run_dir / "config.cfg", text.encode())
+    write_atomically(run_dir / "config.cfg", text.encode())
 
 
 def _history(run_dir: pathlib.Path) -> list[dict[str, Any]]:

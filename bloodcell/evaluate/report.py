@@ -1,4 +1,4 @@
-"""The report of a run: report.json for programs, report.html and confusion.png for people.
+"""The report of a run: report.json for programs, report.html, confusion.png and augmented.png for people.
 
 `report.html` is one file without any link to another: pictures are data URIs, the style is inline. Figures come from
 `metrics` and pictures from `plots`; here they are only laid out.
@@ -9,12 +9,12 @@ import html
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from bloodcell.evaluate import plots
-from bloodcell.train.checkpoints import write_atomically
+from bloodcell.files import write_atomically
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -44,7 +44,7 @@ pre { padding: .7rem .9rem; overflow-x: auto; background: #f4f5f7; border-radius
 
 def write(run_dir: pathlib.Path, report: dict[str, Any], *, history: Sequence[dict[str, Any]], grid: np.ndarray,
           grid_titles: Sequence[str]) -> None:
-    """Writes report.json, report.html and confusion.png, each whole or not at all.
+    """Writes report.json, report.html, confusion.png and augmented.png, each whole or not at all.
 
     Args:
       run_dir: the run's folder; it exists.
@@ -58,19 +58,13 @@ def write(run_dir: pathlib.Path, report: dict[str, Any], *, history: Sequence[di
       InputError: the disk refuses.
     """
     confusion = plots.confusion_png(report["confusion"], list(report["per_class"]))
+    augmented = plots.image_grid_png(grid, grid_titles)
     page = _page(report, run_dir, confusion=confusion, curves=plots.curves_png(history) if history else None,
-                 grid=plots.image_grid_png(grid, grid_titles))
+                 grid=augmented)
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    for name, content in (("confusion.png", confusion), ("report.html", page.encode()), ("report.json", text.encode())):
-        write_file(run_dir / name, content)
-
-
-def write_file(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole or not at all; InputError where the disk refuses."""
-    def put(file: BinaryIO) -> None:
-        file.write(content)
-
-    write_atomically(path, put)
+    for name, content in (("confusion.png", confusion), ("augmented.png", augmented), ("report.html", page.encode()),
+                          ("report.json", text.encode())):
+        write_atomically(run_dir / name, content)
 
 
 def _page(report: dict[str, Any], run_dir: pathlib.Path, *, confusion: bytes, curves: bytes | None, grid: bytes) -> str:

@@ -7,12 +7,11 @@ means belongs to `loop`.
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import keras
@@ -20,6 +19,7 @@ import numpy as np
 
 from bloodcell import models
 from bloodcell.errors import InputError
+from bloodcell.files import write_atomically
 
 MODEL_FILE = "model.json"
 FOLDER = "checkpoints"
@@ -81,34 +81,12 @@ class Checkpoints:
         return _read_meta(arrays, path)
 
 
-def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file under a temporary name beside it, syncs it to disk, and renames it.
-
-    Raises:
-      InputError: the folder cannot be written or the disk is full; whatever `path` held is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; expected a writable folder with free "
-                         "space, the file before is untouched, try making room or another --workdir") from None
-
-
 def save_model_file(run_dir: pathlib.Path, *, name: str, head: str, image_size: int,
                     class_names: Sequence[str]) -> None:
     """Writes `model.json`: what `load_model` needs to build the network again."""
     text = json.dumps({"name": name, "head": head, "image_size": image_size, "num_classes": len(class_names),
                        "class_names": list(class_names)}, indent=2) + "\n"
-    write_atomically(run_dir / MODEL_FILE, lambda file: _put(file, text))
+    write_atomically(run_dir / MODEL_FILE, text.encode())
 
 
 def load_model(checkpoint: str, *, which: str = "best") -> tuple[keras.Model, dict[str, Any]]:
@@ -152,10 +130,6 @@ def weights_sha256(model: keras.Model) -> str:
         digest.update(f"{_plain(variable.path)} {value.shape} {value.dtype.name}\n".encode())
         digest.update(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
-
-
-def _put(file: BinaryIO, text: str) -> None:
-    file.write(text.encode())
 
 
 def _put_arrays(file: BinaryIO, arrays: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from bloodcell.errors import InputError
-from bloodcell.train import checkpoints
+from bloodcell.files import write_atomically
 
 FILE = "metrics.jsonl"
 
@@ -35,4 +35,4 @@ def keep_until(run_dir: pathlib.Path, epoch: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    checkpoints.write_atomically(path, lambda file: file.writelines(line.encode() for line in kept))
+    write_atomically(path, lambda file: file.writelines(line.encode() for line in kept))

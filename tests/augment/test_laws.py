@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from typing import Any
 
 import cells
 import numpy as np
@@ -33,7 +34,7 @@ def _apply(op, images, level, seeds=SEEDS, **options):
     return op(tf.constant(images, tf.float32), tf.constant(level), seed=tf.constant(seeds, tf.int64), **options).numpy()
 
 
-_COMPILED = {}
+_COMPILED: dict[str, Any] = {}
 
 
 def _compiled(op):
@@ -83,7 +84,9 @@ def test_level_zero_changes_nothing(name, images):
 def test_level_maps_to_strength_monotonically(name):
     op = REGISTRY[name]
     strength = op.strength(tf.linspace(0.0, 1.0, 11)).numpy()
-    np.testing.assert_allclose(strength, np.linspace(op.identity, op.full, 11), rtol=1e-6)
+    steps = np.diff(strength)
+    assert (strength[0], strength[-1]) == (op.identity, op.full)
+    assert (steps > 0).all() or (steps < 0).all()
 
 
 @pytest.mark.parametrize("name", WITH_STRENGTH)
@@ -91,7 +94,8 @@ def test_identity_strength_lowers_to_the_identity(name, images):
     """Not only is level 0 skipped: the lowered parameters at the identity themselves change nothing."""
     op = REGISTRY[name]
     options = _options(op)
-    draws = op.sample(tf.fill([COUNT], float(op.identity)),
+    identity = op.strength(tf.zeros([COUNT]))
+    draws = op.sample(identity,
                       rng.uniform(tf.constant(SEEDS, tf.int64), max(op.uniforms, 1)), options)
     packed = op.apply(pixels.pack(tf.constant(images)), tf.fill([COUNT], True), draws, options)
     np.testing.assert_array_equal(pixels.unpack(packed, tf.uint8).numpy(), images)
@@ -160,11 +164,9 @@ def test_op_equals_its_oracle(name, level, images):
     options, seeds = _options(op), SEEDS + int(level * 100)
     ours = _apply(op, images, level, seeds)
     draws = _draws(op, level, seeds, options)
-    off = []
-    for index, image in enumerate(images):
-        expected = oracles.ORACLES[name](image, {key: value[index] for key, value in draws.items()}, options)
-        off.append(np.abs(ours[index] - np.asarray(expected, np.float64)))
-    off = np.stack(off)
+    expected = [oracles.ORACLES[name](image, {key: value[index] for key, value in draws.items()}, options)
+                for index, image in enumerate(images)]
+    off = np.abs(ours - np.asarray(expected, np.float64))
     if name in oracles.EXACT:
         assert off.max() == 0, f"{off.max()} grey levels off in {np.unravel_index(off.argmax(), off.shape)}"
     elif op.primitive in ("warp", "mask"):

@@ -8,9 +8,12 @@ from benchmarks.timing import Contestant, race
 
 
 def test_contestants_take_turns_after_a_first_and_a_warm_up_call():
-    calls = []
-    rows = race("suite", [Contestant("case", name, 10, lambda step, name=name: calls.append((name, step)))
-                          for name in ("a", "b")], samples=3)
+    calls: list[tuple[str, int]] = []
+
+    def contestant(name):
+        return Contestant("case", name, 10, lambda step: calls.append((name, step)))
+
+    rows = race("suite", [contestant("a"), contestant("b")], samples=3)
     assert calls == [("a", 0), ("a", 1), ("b", 0), ("b", 1),
                      ("a", 2), ("b", 2), ("a", 3), ("b", 3), ("a", 4), ("b", 4)]
     assert [(row["suite"], row["case"], row["implementation"], row["samples"]) for row in rows] == [

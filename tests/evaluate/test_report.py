@@ -42,8 +42,9 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_three_files_are_written_and_nothing_is_left_over(folder):
-    assert sorted(path.name for path in folder.iterdir()) == ["confusion.png", "report.html", "report.json"]
+def test_four_files_are_written_and_nothing_is_left_over(folder):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "augmented.png", "confusion.png", "report.html", "report.json"]
     assert json.loads((folder / "report.json").read_text()) == content()
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from bloodcell import files
 from bloodcell.errors import InputError
 from bloodcell.train import checkpoints, metrics_log, optimizers
 from bloodcell.train.checkpoints import Checkpoints
@@ -87,7 +88,7 @@ def test_a_failing_disk_leaves_the_file_before_and_no_litter(tmp_path, tiny, mon
     def refuse(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
     if failure == "write":
-        monkeypatch.setattr(checkpoints, "open", lambda path, mode: ShortDisk(path, "w"), raising=False)
+        monkeypatch.setattr(files, "open", lambda path, mode: ShortDisk(path, "w"), raising=False)
     else:
         monkeypatch.setattr(os, failure, refuse)
     with pytest.raises(InputError, match="No space left on device") as error:
