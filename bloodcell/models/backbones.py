@@ -91,9 +91,9 @@ def _download(path: str, md5: str) -> Path:
     try:
         return Path(keras.utils.get_file(name, _KERAS_FILES + path, cache_subdir="models", file_hash=md5))
     except Exception as error:  # get_file raises a bare Exception for a failed download
+        reason = " ".join(str(error).rpartition("--")[2].split())[:80]
         raise MissingWeights(f"--weights=imagenet: expected {name} in Keras's cache or a network, received neither "
-                             f"({' '.join(str(error).rpartition('--')[2].split())[:80]}); try again with a network, or --weights=none, or "
-                             "--weights=FILE") from None
+                             f"({reason}); try again with a network, or --weights=none, or --weights=FILE") from None
     finally:
         socket.setdefaulttimeout(before)
 
