@@ -356,9 +356,10 @@ def names() -> tuple[str, ...]:
 
 def _check(op: Op, options: Mapping[str, Any], what: str) -> None:
     """Checks what no single parameter's range can say."""
-    if "d_min" in options and options["d_min"] > options["d_max"]:
-        raise InputError(f"{what}: {op.name} expected d_min <= d_max, "
-                         f"received {options['d_min']:g} and {options['d_max']:g}")
+    for low, high in (("d_min", "d_max"), ("min", "max")):
+        if low in options and options[low] > options[high]:
+            raise InputError(f"{what}: {op.name} expected {low} <= {high}, "
+                             f"received {options[low]:g} and {options[high]:g}")
 
 
 def _merge_warps(before: Stage, stage: Stage) -> Stage | None:

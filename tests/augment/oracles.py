@@ -8,10 +8,11 @@ import math
 
 import cv2
 import numpy as np
+import skimage.exposure
 from PIL import Image, ImageEnhance, ImageOps
 
 EXACT = {"flip", "rot90", "invert", "posterize", "solarize", "autocontrast", "equalize", "gray", "channel_shuffle",
-         "channel_shift", "cutout", "brightness", "contrast"}
+         "channel_shift", "cutout", "brightness", "contrast", "solarize_add", "random_erasing"}
 
 
 def _pil(function):
@@ -111,6 +112,49 @@ def gridmask(image, draws, options):
     return np.where(hidden[..., None], np.uint8(round(options["value"])), image)
 
 
+def gamma(image, draws, options):
+    return skimage.exposure.adjust_gamma(image, float(draws["exponent"]))
+
+
+def solarize_add(image, draws, options):
+    added = np.minimum(image.astype(int) + int(draws["addition"]), 255)
+    return np.where(image < options["threshold"], added, image)
+
+
+def resized_crop(image, draws, options):
+    """Pillow's own crop-and-resize box, as an affine map without its low-pass filter."""
+    height, width = image.shape[:2]
+    data = (draws["width"], 0, draws["left"] * width, 0, draws["height"], draws["top"] * height)
+    return np.asarray(Image.fromarray(image).transform(
+        (width, height), Image.Transform.AFFINE, [float(value) for value in data], Image.Resampling.BILINEAR))
+
+
+def perspective(image, draws, options):
+    """OpenCV finds the map from the moved corners to the image's; Pillow samples in double precision."""
+    height, width = image.shape[:2]
+    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float32)
+    inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    moved = corners + inwards * draws["shifts"].reshape(4, 2) * (width - 1, height - 1)
+    matrix = cv2.getPerspectiveTransform(moved.astype(np.float32), corners)
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # Pillow's pixel centres lie at halves
+    data = half @ matrix @ np.linalg.inv(half)
+    data = (data / data[2, 2]).ravel()[:8]
+    return np.asarray(Image.fromarray(image).transform(
+        (width, height), Image.Transform.PERSPECTIVE, list(data), Image.Resampling.BILINEAR,
+        fillcolor=(int(options["value"]),) * 3))
+
+
+def random_erasing(image, draws, options):
+    height, width = image.shape[:2]
+    area = float(np.float32(draws["area"]) * np.float32(height * width))
+    box_h = min(round(math.sqrt(area * draws["aspect"])), height)
+    box_w = min(round(math.sqrt(area / draws["aspect"])), width)
+    left, top = (int(draws["left"] * (width - box_w + 1)), int(draws["top"] * (height - box_h + 1)))
+    out = image.copy()
+    out[top:top + box_h, left:left + box_w] = round(options["value"])
+    return out
+
+
 ORACLES = {
     "flip": flip, "rot90": rot90, "rotate": rotate, "shear": shear, "shear_x": shear, "shear_y": shear,
     "translate": translate, "translate_x": translate, "translate_y": translate, "zoom": zoom,
@@ -124,7 +168,8 @@ ORACLES = {
     "posterize": _pil(lambda image, draws: ImageOps.posterize(image, int(draws["bits"]))),
     "solarize": _pil(lambda image, draws: ImageOps.solarize(image, math.ceil(float(draws["threshold"])))),
     "hue": hue, "gray": gray, "channel_shuffle": channel_shuffle, "channel_shift": channel_shift,
-    "cutout": cutout, "gridmask": gridmask,
+    "cutout": cutout, "gridmask": gridmask, "random_erasing": random_erasing, "gamma": gamma,
+    "solarize_add": solarize_add, "resized_crop": resized_crop, "perspective": perspective,
 }
 
 

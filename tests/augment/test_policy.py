@@ -46,6 +46,7 @@ def compiled_v2s():
     ("randaugment(n=0)", "randaugment(n) expected 1..16 ops, received 0"),
     ("randaugment(m=11)", "randaugment(m) expected 0..10 of 10, received 11"),
     ("gridmask(d_min=0.9, d_max=0.2)", "gridmask expected d_min <= d_max"),
+    ("resized_crop(0.9, 0.5)", "resized_crop expected min <= max, received 0.9 and 0.5"),
     ("flip | | rotate", "cannot be read"),
     ("__import__('os').system('id')", "received \"__import__('os').system('id')\""),
 ])

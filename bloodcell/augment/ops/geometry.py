@@ -104,3 +104,57 @@ register(Op(
     "zoom", "Enlarges or shrinks about the centre, to 1 + or 1 - the level.", "warp", "Pillow affine",
     lambda strength, u, options: {"scale": 1.0 + strength * rng.sign(u[:, 0])}, _zoom_lower, uniforms=1,
     params=(Param("level", float, 0.2, 0, 0.9, unit="of the scale"), *OPTIONS), identity=0.0, full=0.9))
+
+
+def _crop_sample(strength: tf.Tensor, u: tf.Tensor, options: Mapping[str, Any]) -> Draws:
+    area = strength + u[:, 0] * (options["max"] - strength)
+    aspect = tf.exp((2.0 * u[:, 1] - 1.0) * -math.log(options["ratio"]))
+    # Too long a side is cut to the image's, and the other one makes up for it: the area stays as drawn.
+    width = tf.minimum(tf.sqrt(area * aspect), 1.0)
+    height = tf.minimum(area / width, 1.0)
+    width = tf.minimum(area / height, 1.0)
+    return {"width": width, "height": height, "left": u[:, 2] * (1.0 - width), "top": u[:, 3] * (1.0 - height)}
+
+
+def _crop_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
+    zero = tf.zeros_like(draws["width"])
+    shift = ((draws["left"] + draws["width"] / 2 - 0.5) * size[1], (draws["top"] + draws["height"] / 2 - 0.5) * size[0])
+    return Warp(affine(size, (draws["width"], zero, zero, draws["height"]), shift))
+
+
+register(Op(
+    "resized_crop", "Cuts out a rectangle of random area, shape and place, and enlarges it to the image's size.",
+    "warp", "Pillow affine", _crop_sample, _crop_lower, uniforms=4, random_strength=False, identity=1.0, full=0.05,
+    params=(Param("min", float, 0.5, 0.05, 1, unit="of the area"),
+            Param("max", float, 1.0, 0.05, 1, unit="of the area"),
+            Param("ratio", float, 0.75, 0.1, 1, unit="width to height, or its inverse"), *OPTIONS)))
+
+
+def _perspective_sample(strength: tf.Tensor, u: tf.Tensor, options: Mapping[str, Any]) -> Draws:
+    # Inwards, each corner on both axes: (x, y) of top left, top right, low right, low left.
+    return {"shifts": strength[:, tf.newaxis] * u[:, :8]}
+
+
+def _perspective_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
+    """Heckbert's map of the unit square to a quadrilateral ("Fundamentals of texture mapping", 1989), inverted."""
+    x0, y0, x1, y1, x2, y2, x3, y3 = (
+        shift if positive else 1.0 - shift
+        for shift, positive in zip(tf.unstack(draws["shifts"], axis=1), (1, 1, 0, 1, 0, 0, 1, 0), strict=True))
+    dx1, dx2, sx = x1 - x2, x3 - x2, x0 - x1 + x2 - x3
+    dy1, dy2, sy = y1 - y2, y3 - y2, y0 - y1 + y2 - y3
+    area = dx1 * dy2 - dx2 * dy1
+    g, h = (sx * dy2 - dx2 * sy) / area, (dx1 * sy - sx * dy1) / area
+    a, b, c = x1 - x0 + g * x1, x3 - x0 + h * x3, x0
+    d, e, f = y1 - y0 + g * y1, y3 - y0 + h * y3, y0
+    determinant = a * (e - f * h) - b * (d - f * g) + c * (d * h - e * g)
+    width, height = size[1] - 1.0, size[0] - 1.0
+    rows = [(e - f * h), (c * h - b) * width / height, (b * f - c * e) * width,
+            (f * g - d) * height / width, (a - c * g), (c * d - a * f) * height,
+            (d * h - e * g) / width, (b * g - a * h) / height, (a * e - b * d)]
+    return Warp(tf.reshape(tf.stack(rows, axis=-1) / determinant[:, tf.newaxis], [-1, 3, 3]))
+
+
+register(Op(
+    "perspective", "Moves each corner inwards, up to a fraction of the side on each axis.", "warp",
+    "Pillow perspective, OpenCV `getPerspectiveTransform`", _perspective_sample, _perspective_lower, uniforms=8,
+    params=(Param("level", float, 0.2, 0, 0.45, unit="of the side"), *OPTIONS), identity=0.0, full=0.45))

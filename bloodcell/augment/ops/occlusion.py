@@ -64,3 +64,27 @@ register(Op("gridmask", "Fills the squares of a turned grid; of each period's si
                     Param("d_max", float, 0.8, 0.02, 2, unit="of the side"),
                     Param("rotate", float, 45.0, 0, 180, unit="degrees"),
                     Param("value", float, 0.0, 0, 255, unit="grey levels"))))
+
+
+def _erasing_sample(strength: tf.Tensor, u: tf.Tensor, options: Mapping[str, Any]) -> Draws:
+    return {"area": strength, "aspect": tf.exp((2.0 * u[:, 0] - 1.0) * -math.log(options["ratio"])),
+            "left": u[:, 1], "top": u[:, 2]}
+
+
+def _erasing_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Mask:
+    height, width = size
+    pixels = draws["area"] * (height * width)
+    box_h = tf.minimum(tf.round(tf.sqrt(pixels * draws["aspect"])), height)
+    box_w = tf.minimum(tf.round(tf.sqrt(pixels / draws["aspect"])), width)
+    left = tf.floor(draws["left"] * (width - box_w + 1))
+    top = tf.floor(draws["top"] * (height - box_h + 1))
+    one = tf.ones_like(left)
+    return Mask(one, 0 * one, -left, -top, ONCE * one, box_w, box_h, _constant(one, options["value"]))
+
+
+register(Op("random_erasing", "Fills a rectangle of random area and shape, inside the image.", "mask",
+            "the paper's rectangle (arXiv 1708.04896) in NumPy, exact", _erasing_sample, _erasing_lower, uniforms=3,
+            identity=0.0, full=0.5,
+            params=(Param("area", float, 0.4, 0, 0.5, unit="of the image"),
+                    Param("ratio", float, 0.3, 0.1, 1, unit="height to width, or its inverse"),
+                    Param("value", float, 128.0, 0, 255, unit="grey levels"))))

@@ -109,3 +109,26 @@ register(Op("solarize", "Inverts the levels at or above a threshold.", "tone", "
             lambda strength, u, options: {"threshold": strength}, _solarize_lower,
             params=(Param("threshold", float, 128.0, 0, 256, unit="grey levels"),), identity=256.0, full=0.0,
             random_strength=False))
+
+
+def _gamma_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Tone:
+    level = tf.cast(_levels(), tf.float32) / 255.0
+    return _all_channels(pixels.to_levels(255.0 * tf.pow(level, draws["exponent"][:, tf.newaxis]) + 0.5))
+
+
+register(Op("gamma", "Raises the levels, as a share of 255, to a power: e to the level or to minus the level.", "tone",
+            "scikit-image `adjust_gamma`",
+            lambda strength, u, options: {"exponent": tf.exp(strength * rng.sign(u[:, 0]))}, _gamma_lower, uniforms=1,
+            params=(Param("level", float, 0.5, 0, 1.5, unit="of the exponent's logarithm"),), identity=0.0, full=1.5))
+
+
+def _solarize_add_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Tone:
+    added = tf.minimum(_levels() + draws["addition"][:, tf.newaxis], 255)
+    return _all_channels(tf.where(tf.cast(_levels(), tf.float32) < options["threshold"], added, _levels()))
+
+
+register(Op("solarize_add", "Adds to the levels below a threshold.", "tone",
+            "AutoAugment's `SolarizeAdd` in NumPy, exact",
+            lambda strength, u, options: {"addition": tf.cast(tf.round(strength), tf.int32)}, _solarize_add_lower,
+            params=(Param("addition", float, 110.0, 0, 110, unit="grey levels"),
+                    Param("threshold", float, 128.0, 0, 256, unit="grey levels")), identity=0.0, full=110.0))
