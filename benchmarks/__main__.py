@@ -51,6 +51,8 @@ def main() -> None:
     import tensorflow as tf
 
     from benchmarks import timing
+    from bloodcell.errors import InputError
+    from bloodcell.files import write_atomically
     contestants = importlib.import_module(f"benchmarks.{args.suite}").contestants()
     rows = timing.race(args.suite, contestants, samples=args.samples,
                        tell=lambda line: print(line, file=sys.stderr, flush=True))
@@ -62,9 +64,10 @@ def main() -> None:
             "versions": {"python": platform.python_version(), "tensorflow": tf.__version__,
                          "keras": keras.__version__, "numpy": np.__version__},
             "rows": rows}
-        temporary = args.json.with_name(args.json.name + ".tmp")
-        temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-        temporary.replace(args.json)
+        try:
+            write_atomically(args.json, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        except InputError as error:
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -94,11 +94,15 @@ class Op:
     def apply(self, packed: tf.Tensor, active: tf.Tensor, draws: Draws, options: Mapping[str, Any]) -> tf.Tensor:
         """Applies given draws to the active samples of packed images int32 [B, H, W]."""
         size = (packed.shape[1], packed.shape[2])
-        if self.square and size[0] != size[1]:
-            raise ValueError(f"{self.name} expected square images, received {size[0]}x{size[1]}")
+        self.check_size(size)
         wanted = {self.statistic: active} if self.statistic else {}
         lowered = self.lower(draws, options, size, measure(packed, wanted))
         return run(packed, active, lowered, self.style(options))
+
+    def check_size(self, size: Size) -> None:
+        """Raises ValueError where the op cannot take images of (height, width)."""
+        if self.square and size[0] != size[1]:
+            raise ValueError(f"{self.name} expected square images, received {size[0]}x{size[1]}")
 
     def style(self, options: Mapping[str, Any]) -> warp.Style | None:
         """Returns how the op samples; None where it does not matter, as no source lies between pixels or outside."""

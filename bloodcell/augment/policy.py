@@ -198,8 +198,7 @@ def _apply_slot(slot: Slot, packed: tf.Tensor, draws: Draws) -> tf.Tensor:
     size = (packed.shape[1], packed.shape[2])
     wanted: dict[str, tf.Tensor] = {}
     for member in slot.members():
-        if member.op.square and size[0] != size[1]:
-            raise ValueError(f"{member.op.name} expected square images, received {size[0]}x{size[1]}")
+        member.op.check_size(size)
         if member.op.statistic:
             on = draws[member.path]["on"]
             wanted[member.op.statistic] = wanted[member.op.statistic] | on if member.op.statistic in wanted else on
