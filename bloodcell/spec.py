@@ -10,7 +10,10 @@ What belongs here: reading, printing and binding specs. What a name means belong
 
 import ast
 import dataclasses
+import io
 import math
+import tokenize
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
@@ -20,6 +23,7 @@ Value = Union[None, bool, int, float, str, tuple, "Chain"]
 
 MAX_LENGTH = 10_000  # characters; a longer spec is a mistake or an attack on the parser
 MAX_DEPTH = 20  # nested calls
+MAX_NAME = 60  # characters of an op or a key, so that an error that quotes it stays one readable line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +68,21 @@ def parse(text: str, *, what: str = "spec") -> Chain:
     if not flat:
         return Chain(())
     try:
-        tree = ast.parse(flat, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Python only warns of '\d' in a string or of 1if; here both are mistakes
+            tree = ast.parse(flat, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError, Warning) as error:
         where = getattr(error, "offset", None)
         near = f" near {flat[max(0, where - 12):where + 8]!r}" if where else ""
-        raise InputError(f"{what}: expected 'op(arg, key=value) | op', received {_short(flat)!r}; "
+        raise InputError(f"{what}: expected 'op(arg, key=value) | op', received {shorten(flat)!r}; "
                          f"it cannot be read{near}") from None
-    return _chain(tree, what, 0)
+    tokens = tokenize.generate_tokens(io.StringIO(flat).readline)
+    if "#" in flat and any(token.type == tokenize.COMMENT for token in tokens):  # Python would drop what follows it
+        raise InputError(f"{what}: expected no '#' outside quotes, received {shorten(flat)!r}; a spec holds no comments")
+    chain = _chain(tree, what, 0)
+    if len(printed := str(chain)) > MAX_LENGTH:  # what is printed must be readable again
+        raise InputError(f"{what}: expected at most {MAX_LENGTH} characters with spaces, received {len(printed)}")
+    return chain
 
 
 def _chain(node: ast.expr, what: str, depth: int) -> Chain:
@@ -95,21 +107,37 @@ def _term(node: ast.expr, what: str, depth: int) -> Term:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         gate = _literal(node.right)
         if isinstance(gate, bool) or not isinstance(gate, (int, float)) or not 0 <= gate <= 1:
-            raise InputError(f"{what}: expected a probability 0..1 after '@', received {ast.unparse(node.right)!r}")
+            raise InputError(f"{what}: expected a probability 0..1 after '@', received {_source(node.right)!r}")
         probability, node = float(gate), node.left
     if isinstance(node, ast.Name):
-        return Term(node.id, probability=probability)
+        return Term(_name(node.id, what), probability=probability)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        name = _name(node.func.id, what)
         args = tuple(_value(arg, what, depth + 1) for arg in node.args)
         kwargs: list[tuple[str, Value]] = []
         for keyword in node.keywords:
             if keyword.arg is None:
-                raise InputError(f"{what}: expected 'key=value' in {node.func.id}(...), received '**'")
-            if keyword.arg in dict(kwargs):
-                raise InputError(f"{what}: {node.func.id}(...) received '{keyword.arg}' twice")
-            kwargs.append((keyword.arg, _value(keyword.value, what, depth + 1)))
-        return Term(node.func.id, args, tuple(kwargs), probability)
-    raise InputError(f"{what}: expected 'op' or 'op(arg, key=value)', received {_short(ast.unparse(node))!r}")
+                raise InputError(f"{what}: expected 'key=value' in {name}(...), received '**'")
+            key = _name(keyword.arg, what)
+            if key in dict(kwargs):
+                raise InputError(f"{what}: {name}(...) received '{key}' twice")
+            kwargs.append((key, _value(keyword.value, what, depth + 1)))
+        return Term(name, args, tuple(kwargs), probability)
+    raise InputError(f"{what}: expected 'op' or 'op(arg, key=value)', received {_source(node)!r}")
+
+
+def _name(name: str, what: str) -> str:
+    if len(name) > MAX_NAME:
+        raise InputError(f"{what}: expected names of at most {MAX_NAME} characters, received {shorten(name)!r}")
+    return name
+
+
+def _source(node: ast.expr) -> str:
+    """Returns what a node says, cut short."""
+    try:
+        return shorten(ast.unparse(node))
+    except (RecursionError, ValueError):  # too deep, or a number of thousands of digits
+        return "something too long to print"
 
 
 def _value(node: ast.expr, what: str, depth: int) -> Value:
@@ -137,6 +165,8 @@ def _plain(value: Any) -> Any:
         return _NOT_LITERAL if any(item is _NOT_LITERAL for item in items) else items
     if isinstance(value, float) and not math.isfinite(value):
         return _NOT_LITERAL
+    if isinstance(value, int) and value.bit_length() > 1024:  # beyond float's range, and Python may refuse to print it
+        return _NOT_LITERAL
     return value if value is None or isinstance(value, (bool, int, float, str)) else _NOT_LITERAL
 
 
@@ -144,7 +174,8 @@ def _print(value: Value) -> str:
     return str(value) if isinstance(value, Chain) else repr(value)
 
 
-def _short(text: str) -> str:
+def shorten(text: str) -> str:
+    """Returns the text cut to 60 characters, for an error that quotes what the user wrote."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -226,7 +257,7 @@ def _checked(value: Value, param: Param, call: str) -> Value:
     if value is None and param.optional:
         return None
     wrong = InputError(f"{call}({param.name}) expected {param.range_text()}, "
-                       f"received {_short(_print(value))}")
+                       f"received {shorten(_print(value))}")
     if param.kind is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             value = float(value)
@@ -253,7 +284,7 @@ def lookup(term: Term, registry: Mapping[str, Any], *, what: str = "spec") -> An
 def only_term(chain: Chain, *, what: str) -> Term:
     """Returns the single ungated term of a chain, for flags that take exactly one, or raises InputError."""
     if len(chain.terms) != 1:
-        raise InputError(f"{what}: expected one term, received {len(chain.terms)} in {_short(str(chain))!r}")
+        raise InputError(f"{what}: expected one term, received {len(chain.terms)} in {shorten(str(chain))!r}")
     if chain.terms[0].probability != 1.0:
-        raise InputError(f"{what}: expected no '@p' here, received {_short(str(chain))!r}")
+        raise InputError(f"{what}: expected no '@p' here, received {shorten(str(chain))!r}")
     return chain.terms[0]

@@ -49,7 +49,8 @@ class Combinator:
         count = len(self.params)
         branches = [arg for arg in term.args[count:] if isinstance(arg, Chain)]
         if term.kwargs or not branches or len(branches) != len(term.args) - count:
-            raise InputError(f"{what}: {self.name} expected policies, as in {self.example}, received '{term}'")
+            raise InputError(f"{what}: {self.name} expected policies, as in {self.example}, "
+                             f"received '{spec.shorten(str(term))}'")
         return spec.bind(dataclasses.replace(term, args=term.args[:count]), self.params, what=what), branches
 
 

@@ -11,16 +11,22 @@ from typing import Any
 import tensorflow as tf
 
 from bloodcell.augment import pixels, rng
+from bloodcell.augment.primitives import blur, elastic, jpeg, mask, mix, mosaic, noise, stain, streak, tone, warp
 from bloodcell.augment.primitives import filter as filter_
-from bloodcell.augment.primitives import mask, mix, tone, warp
 from bloodcell.spec import Param
 
 Draws = dict[str, tf.Tensor]
 Size = tuple[int, int]
-Lowered = warp.Warp | tone.Tone | mix.Mix | filter_.Filter | mask.Mask
+Lowered = (warp.Warp | tone.Tone | mix.Mix | filter_.Filter | mask.Mask | blur.Blur | streak.Streak | mosaic.Mosaic
+           | elastic.Elastic | stain.Stain | noise.Noise | jpeg.Jpeg)
+# What a primitive does alike for all images of a program.
+Style = warp.Style | elastic.Style
 
 APPLY: dict[type, Callable[..., tf.Tensor]] = {
-    tone.Tone: tone.apply, mix.Mix: mix.apply, filter_.Filter: filter_.apply, mask.Mask: mask.apply}
+    warp.Warp: warp.apply, tone.Tone: tone.apply, mix.Mix: mix.apply, filter_.Filter: filter_.apply,
+    mask.Mask: mask.apply, blur.Blur: blur.apply, streak.Streak: streak.apply, mosaic.Mosaic: mosaic.apply,
+    elastic.Elastic: elastic.apply, stain.Stain: stain.apply, noise.Noise: noise.apply, jpeg.Jpeg: jpeg.apply}
+STYLES: dict[str, type[Style]] = {"warp": warp.Style, "elastic": elastic.Style}
 STATISTICS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "mean": tone.mean_luma, "extremes": tone.extremes, "cumulative": tone.cumulative}
 
@@ -32,7 +38,8 @@ class Op:
     Attributes:
       name: as written in a policy.
       summary: what it does to an image, for people.
-      primitive: `warp`, `tone`, `mix`, `filter` or `mask`.
+      primitive: `warp`, `tone`, `mix`, `filter`, `mask`, `blur`, `streak`, `mosaic`, `elastic`, `stain`,
+        `noise` or `jpeg`.
       reference: the independent implementation it equals.
       sample: (strength [B] in the first parameter's unit, uniforms [B, uniforms], options) -> named draws, each [B] or
         [B, k]. An op without strength receives ones.
@@ -104,18 +111,22 @@ class Op:
         if self.square and size[0] != size[1]:
             raise ValueError(f"{self.name} expected square images, received {size[0]}x{size[1]}")
 
-    def style(self, options: Mapping[str, Any]) -> warp.Style | None:
-        """Returns how the op samples; None where it does not matter, as no source lies between pixels or outside."""
-        return warp.Style(*(options[key] for key in warp.Style._fields)) if "fill" in options else None
+    def style(self, options: Mapping[str, Any]) -> Style | None:
+        """Returns those options that the primitive takes as they are, the same for all images.
+
+        None where it takes none, or where they do not matter (a flip samples neither between pixels nor outside).
+        """
+        kind = STYLES.get(self.primitive)
+        if kind is None or not set(kind._fields) <= set(options):
+            return None
+        return kind(*(options[key] for key in kind._fields))
 
 
-def run(packed: tf.Tensor, active: tf.Tensor, lowered: Lowered, style: warp.Style | None = None) -> tf.Tensor:
-    """Applies one primitive to the active samples (bool [B]) of packed images; `style` is for warps."""
+def run(packed: tf.Tensor, active: tf.Tensor, lowered: Lowered, style: Style | None = None) -> tf.Tensor:
+    """Applies one primitive to the active samples (bool [B]) of packed images; without style, in its usual one."""
     def compute(chunk: tf.Tensor, *fields: tf.Tensor) -> tf.Tensor:
-        of_chunk = type(lowered)(*fields)
-        if isinstance(of_chunk, warp.Warp):
-            return warp.apply(chunk, of_chunk, style or warp.Style())
-        return APPLY[type(of_chunk)](chunk, of_chunk)
+        styled = () if style is None else (style,)
+        return APPLY[type(lowered)](chunk, type(lowered)(*fields), *styled)
 
     with tf.name_scope(type(lowered).__name__.lower()):  # visible in a profiler's trace and in the program's text
         inputs = [packed, *(_per_sample(field, packed) for field in lowered)]

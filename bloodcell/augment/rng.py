@@ -108,7 +108,10 @@ def words(u: tf.Tensor) -> tf.Tensor:
 
 
 def field(keys: tf.Tensor, shape: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns two uint32 [B, *shape] of bits, the hash of each place's number (row by row), from keys int32 [B, 2]."""
+    """Returns two uint32 [B, *shape] of bits, the hash of each place's number (row by row), from keys int32 [B, 2].
+
+    Not in a loop: a field is read once, where it is made, and never lies in memory.
+    """
     first, second = (tf.cast(keys[:, word], tf.uint32)[:, tf.newaxis, tf.newaxis] for word in (0, 1))
     number = tf.cast(tf.reshape(tf.range(shape[0] * shape[1], dtype=tf.int32), [1, *shape]), tf.uint32)
     return threefry2x32((first, second), (number, tf.zeros_like(number)))

@@ -4,15 +4,18 @@
 `EXACT` ops must agree to the grey level; the others within one.
 """
 
+import io
 import math
 
 import cv2
 import numpy as np
+import scipy.ndimage
+import skimage.color
 import skimage.exposure
 from PIL import Image, ImageEnhance, ImageOps
 
 EXACT = {"flip", "rot90", "invert", "posterize", "solarize", "autocontrast", "equalize", "gray", "channel_shuffle",
-         "channel_shift", "cutout", "brightness", "contrast", "solarize_add", "random_erasing"}
+         "channel_shift", "cutout", "brightness", "contrast", "solarize_add", "random_erasing", "jpeg"}
 
 
 def _pil(function):
@@ -155,6 +158,116 @@ def random_erasing(image, draws, options):
     return out
 
 
+def blur(image, draws, options):
+    sigma = float(draws["sigma"])
+    return scipy.ndimage.gaussian_filter(image.astype(np.float64), (sigma, sigma, 0), mode="reflect", truncate=4)
+
+
+def _filter2d(image, kernel):
+    return cv2.filter2D(image.astype(np.float64), -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT)
+
+
+def defocus(image, draws, options):
+    y, x = np.mgrid[-9:10, -9:10]
+    return _filter2d(image, np.clip(float(draws["radius"]) + 0.5 - np.hypot(y, x), 0, 1))
+
+
+def streak_kernel(length, degrees):
+    """Walks from the middle to either end, a pixel of the major axis a step; each step is shared by two pixels."""
+    kernel = np.zeros((29, 29))
+    x, y = math.cos(math.radians(degrees)), -math.sin(math.radians(degrees))
+    reach = length / 2 * max(abs(x), abs(y))
+    x, y = x / max(abs(x), abs(y)), y / max(abs(x), abs(y))
+    for step in range(-13, 14):
+        weight = min(max(reach + 1 - abs(step), 0), 1)
+        left, top = math.floor(step * x), math.floor(step * y)
+        right, low = step * x - left, step * y - top
+        kernel[14 + top, 14 + left] += weight * (1 - right) * (1 - low)  # one of `right` and `low` is 0
+        kernel[14 + top, 15 + left] += weight * right * (1 - low)
+        kernel[15 + top, 14 + left] += weight * (1 - right) * low
+    return kernel
+
+
+def motion_blur(image, draws, options):
+    return _filter2d(image, streak_kernel(float(draws["length"]), float(draws["degrees"])))
+
+
+def pixelate(image, draws, options):
+    height, width = image.shape[:2]
+    cells = [max(round(float(draws["scale"] * np.float32(side))), 1) for side in (width, height)]
+    small = Image.fromarray(image).resize(cells, Image.Resampling.BOX)
+    return np.asarray(small.resize((width, height), Image.Resampling.NEAREST))
+
+
+def threefry(key, counter):
+    """Threefry-2x32 with 20 rounds, from section 3.3 of the paper and its table of rotations; uint32 pairs."""
+    rotations = (13, 15, 26, 6, 17, 29, 16, 24)
+    keys = [np.uint32(word) for word in key]
+    keys.append(keys[0] ^ keys[1] ^ np.uint32(0x1BD11BDA))
+    a, b = (np.asarray(word, np.uint32) for word in counter)
+    with np.errstate(over="ignore"):
+        for number in range(20):
+            if number % 4 == 0:  # a key is injected before every fourth round, and after the last
+                a, b = a + keys[number // 4 % 3], b + keys[(number // 4 + 1) % 3] + np.uint32(number // 4)
+            a, r = a + b, np.uint32(rotations[number % 8])
+            b = (b << r | b >> np.uint32(32) - r) ^ a
+        return a + keys[5 % 3], b + keys[6 % 3] + np.uint32(5)
+
+
+def _hash(image, draws):
+    pixel = np.arange(image.shape[0] * image.shape[1]).reshape(image.shape[:2])
+    return threefry(draws["key"], (pixel, np.zeros_like(pixel)))
+
+
+def noise(image, draws, options):
+    """Box and Muller; of each word the upper half is the radius, the lower one the angle, whose quadrants fold."""
+    normals = []
+    for word in _hash(image, draws):
+        radius = np.sqrt(-2 * np.log((np.float64(word >> 16) + 0.5) / 2**16))
+        quadrant, rest = word >> 14 & 3, word & 0x3FFF
+        angle = (rest + 0.5) / 2**14 * math.pi / 2
+        normals += [radius * np.cos(angle) * np.where(quadrant & 1, -1, 1),
+                    radius * np.sin(angle) * np.where(quadrant & 2, -1, 1)]
+    return np.clip(np.floor(image + float(draws["std"]) * np.stack(normals[:3], axis=-1) + 0.5), 0, 255)
+
+
+def elastic_field(image, draws, options):
+    """Rows and columns of displacement; the scale that makes 1 pixel is what SciPy's filter does to single pixels."""
+    def smooth(x):
+        return scipy.ndimage.gaussian_filter1d(x, options["sigma"], axis=0, mode="reflect", truncate=4)
+    spread = [np.square(smooth(np.eye(side))).sum() / side for side in image.shape[:2]]
+    scale = float(draws["alpha"]) / np.sqrt(spread[0] * spread[1] / 3)
+    dx, dy = (scale * smooth(smooth((word >> 8) / 2**23 - 1).T).T for word in _hash(image, draws))
+    return dy, dx
+
+
+def elastic(image, draws, options):
+    rows, columns = np.mgrid[:image.shape[0], :image.shape[1]] + elastic_field(image, draws, options)
+    mode = {"constant": "nearest", "edge": "nearest", "reflect": "reflect"}[options["fill"]]
+    out = np.stack([scipy.ndimage.map_coordinates(channel, (rows, columns), order=1, mode=mode)
+                    for channel in np.moveaxis(image.astype(np.float64), -1, 0)], axis=-1)
+    height, width = image.shape[:2]
+    outside = (rows < -0.5) | (rows >= height - 0.5) | (columns < -0.5) | (columns >= width - 0.5)
+    if options["fill"] == "constant":
+        out[outside] = options["value"]
+    return np.floor(out + 0.5)
+
+
+def stain(image, draws, options):
+    """scikit-image's matrices, without its clamp of negative amounts, and with our least level."""
+    density = -np.log(np.maximum(image, 0.25) / 255)
+    amounts = density @ skimage.color.hed_from_rgb * draws["scale"] + draws["shift"]
+    return np.clip(np.floor(255 * np.exp(-(amounts @ skimage.color.rgb_from_hed)) + 0.5), 0, 255)
+
+
+def jpeg(image, draws, options):
+    if draws["quality"] >= 100:
+        return image
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=int(draws["quality"]))
+    return np.asarray(Image.open(file))
+
+
 ORACLES = {
     "flip": flip, "rot90": rot90, "rotate": rotate, "shear": shear, "shear_x": shear, "shear_y": shear,
     "translate": translate, "translate_x": translate, "translate_y": translate, "zoom": zoom,
@@ -170,6 +283,8 @@ ORACLES = {
     "hue": hue, "gray": gray, "channel_shuffle": channel_shuffle, "channel_shift": channel_shift,
     "cutout": cutout, "gridmask": gridmask, "random_erasing": random_erasing, "gamma": gamma,
     "solarize_add": solarize_add, "resized_crop": resized_crop, "perspective": perspective,
+    "noise": noise, "elastic": elastic, "stain": stain, "jpeg": jpeg,
+    "blur": blur, "defocus": defocus, "motion_blur": motion_blur, "pixelate": pixelate,
 }
 
 

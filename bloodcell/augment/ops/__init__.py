@@ -1,5 +1,5 @@
 """The ops, one entry each; importing this package fills the registry."""
 
-from bloodcell.augment.ops import colour, geometry, neighbourhood, occlusion, tonal
+from bloodcell.augment.ops import colour, degradation, geometry, neighbourhood, occlusion, tonal
 
-__all__ = ["colour", "geometry", "neighbourhood", "occlusion", "tonal"]
+__all__ = ["colour", "degradation", "geometry", "neighbourhood", "occlusion", "tonal"]

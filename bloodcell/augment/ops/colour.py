@@ -1,4 +1,4 @@
-"""Colour: ops that lower to a 3x4 matrix."""
+"""Colour: ops that lower to a 3x4 matrix, on the levels or on their logarithms."""
 
 import itertools
 import math
@@ -12,6 +12,7 @@ from bloodcell.augment import rng
 from bloodcell.augment.entry import Draws, Op, Size, register
 from bloodcell.augment.ops.tonal import FACTOR, factor_sample
 from bloodcell.augment.primitives.mix import Mix
+from bloodcell.augment.primitives.stain import Stain
 from bloodcell.augment.primitives.tone import LUMA, Statistics
 from bloodcell.spec import Param
 
@@ -88,3 +89,33 @@ def _shift_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistic
 register(Op("channel_shift", "Adds a random amount to each channel, up to 255 times the level.", "mix", "NumPy, exact",
             _shift_sample, _shift_lower, uniforms=3, random_strength=False,
             params=(Param("level", float, 0.1, 0, 1, unit="of 255"),), identity=0.0, full=1.0))
+
+# Optical density in red, green and blue of one unit of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001), with
+# scikit-image's digits (`rgb_from_hed`).
+_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+SHIFT = 0.2  # optical density, to the base e, at level 1: the scale does the most, as an empty background has no stain
+
+
+def _stain_sample(strength: tf.Tensor, u: tf.Tensor, options: Mapping[str, Any]) -> Draws:
+    signed = strength[:, tf.newaxis] * (2.0 * u[:, :6] - 1.0)
+    return {"scale": 1.0 + signed[:, :3], "shift": SHIFT * signed[:, 3:]}
+
+
+def _stain_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Stain:
+    """Scales and shifts the amount of each stain (haematoxylin, eosin, DAB), as Tellez et al. 2018 write it.
+
+    Amounts may be negative. scikit-image's `rgb2hed` sets those to 0, by which alone an image changes: a smear's
+    eosinophilic cytoplasm has less than no haematoxylin. Its unit is 13.8 (-log 1e-6) of ours, optical density.
+    """
+    # Written out, since a GPU may multiply matrices with 10-bit mantissas: what each stain adds, by (stain, old, new).
+    parts = np.linalg.inv(_HED).T[:, :, np.newaxis] * _HED[:, np.newaxis, :]
+    weights = tf.reduce_sum(draws["scale"][:, :, tf.newaxis, tf.newaxis] * tf.constant(parts, tf.float32), axis=1)
+    # The matrix acts on logarithms of grey levels, not of shares of white.
+    white = math.log(255.0) * (1.0 - tf.reduce_sum(weights, axis=1))
+    added = tf.reduce_sum(draws["shift"][:, :, tf.newaxis] * tf.constant(_HED, tf.float32), axis=1)
+    return Stain(tf.concat([tf.transpose(weights, [0, 2, 1]), (white - added)[:, :, tf.newaxis]], axis=-1))
+
+
+register(Op("stain", "Scales and shifts the amounts of haematoxylin, eosin and DAB, as smears differ.", "stain",
+            "scikit-image `hed_from_rgb`, unclamped", _stain_sample, _stain_lower, uniforms=6,
+            params=(Param("level", float, 0.3, 0, 1, unit="of the amounts"),), identity=0.0, full=1.0))

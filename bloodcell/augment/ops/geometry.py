@@ -1,4 +1,4 @@
-"""Geometry: ops that lower to a warp."""
+"""Geometry: ops that lower to a warp or to an elastic displacement."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from bloodcell.augment import rng
 from bloodcell.augment.entry import Draws, Op, Size, register
+from bloodcell.augment.primitives.elastic import Elastic
 from bloodcell.augment.primitives.tone import Statistics
 from bloodcell.augment.primitives.warp import FILLS, Style, Warp, affine
 from bloodcell.spec import Param
@@ -158,3 +159,15 @@ register(Op(
     "perspective", "Moves each corner inwards, up to a fraction of the side on each axis.", "warp",
     "Pillow perspective, OpenCV `getPerspectiveTransform`", _perspective_sample, _perspective_lower, uniforms=8,
     params=(Param("level", float, 0.2, 0, 0.45, unit="of the side"), *OPTIONS), identity=0.0, full=0.45))
+
+
+def _elastic_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Elastic:
+    return Elastic(draws["key"], draws["alpha"])
+
+
+register(Op(
+    "elastic", "Displaces the pixels by a smooth random field: `alpha` is the root mean square on each axis.",
+    "elastic", "SciPy `gaussian_filter` and `map_coordinates`",
+    lambda strength, u, options: {"key": rng.words(u[:, :2]), "alpha": strength}, _elastic_lower, uniforms=2,
+    params=(Param("alpha", float, 2.0, 0, 8, unit="pixels"), Param("sigma", float, 4.0, 1, 16, unit="pixels"),
+            *OPTIONS[:2]), identity=0.0, full=8.0))

@@ -1,5 +1,6 @@
-"""The five primitives that every op lowers to: warp, tone, mix, filter, mask.
+"""The primitives that every op lowers to, one a module.
 
-Each module holds the parameters of one primitive (a NamedTuple of tensors with a leading sample axis) and one
-function that applies them to packed images (see `augment.pixels`). No randomness lives here.
+A module holds the parameters of its primitive (a NamedTuple of tensors with a leading sample axis) and one
+function that applies them to packed images (see `augment.pixels`). Nothing is drawn here:
+noise and elastic hash a key that was.
 """

@@ -49,18 +49,33 @@ def compose(first: tf.Tensor, then: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(first[:, :, :, tf.newaxis] * then[:, tf.newaxis, :, :], axis=2)
 
 
-def apply(packed: tf.Tensor, warp: Warp, style: Style) -> tf.Tensor:
+def apply(packed: tf.Tensor, warp: Warp, style: Style | None = None) -> tf.Tensor:
     """Warps packed images int32 [B, H, W]."""
     height, width = packed.shape[1], packed.shape[2]
-    count = packed.shape[0]
     x = tf.range(width, dtype=tf.float32)[tf.newaxis, tf.newaxis, :]
     y = tf.range(height, dtype=tf.float32)[tf.newaxis, :, tf.newaxis]
     m = [[warp.matrix[:, row, column][:, tf.newaxis, tf.newaxis] for column in range(3)] for row in range(3)]
     depth = m[2][0] * x + m[2][1] * y + m[2][2]
     source_x = (m[0][0] * x + m[0][1] * y + m[0][2]) / depth
     source_y = (m[1][0] * x + m[1][1] * y + m[1][2]) / depth
+    return sample(packed, source_x, source_y, depth > 0, style or Style())  # behind the camera nothing is seen
 
-    visible = depth > 0  # behind the camera nothing is seen
+
+def sample(packed: tf.Tensor, source_x: tf.Tensor, source_y: tf.Tensor, visible: tf.Tensor, style: Style) -> tf.Tensor:
+    """Samples packed images int32 [B, H, W] where each output pixel comes from.
+
+    XLA:CPU computes coordinates again for each of the four gathers that read them, unless they end in something that
+    it holds to be expensive, as a division or a product of matrices.
+
+    Args:
+      packed: int32 [B, H, W].
+      source_x: float32 [B, H, W], columns; not-a-number is the first.
+      source_y: float32 [B, H, W], rows.
+      visible: bool [B, H, W], False where the fill is wanted whatever the source; what broadcasts to it will do.
+      style: how to sample, and what lies outside.
+    """
+    height, width = packed.shape[1], packed.shape[2]
+    count = packed.shape[0]
     if style.fill == "constant":
         visible &= (source_x >= -0.5) & (source_x < width - 0.5) & (source_y >= -0.5) & (source_y < height - 0.5)
     elif style.fill == "reflect":

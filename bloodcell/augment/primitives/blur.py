@@ -1,0 +1,69 @@
+"""Primitive blur: a kernel per image, symmetric in x and in y, at a cost that does not depend on the kernel's size.
+
+Beyond its border an image goes on as its mirror image (d c b a | a b c d | d c b a), as often as the kernel needs. The
+cosines of the DCT-II continue in just this way, so each of them passes through a symmetric kernel multiplied by one
+number (Martucci, "Symmetric convolution and the discrete sine and cosine transforms", 1994): a blur is a DCT, a
+product and a DCT back, and each transform is a matrix product with a matrix that all images share.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from bloodcell.augment import pixels
+
+RADIUS = 12  # pixels that a kernel reaches from its centre, at most
+DISTANCE = np.arange(RADIUS + 1, dtype=np.float32)  # the rows and the columns of a quadrant
+TIMES = np.minimum(DISTANCE + 1, 2)  # how often a quadrant's row, or column, stands in the whole kernel
+MIDDLE = 128.0  # grey levels; small numbers lose less where a GPU multiplies with 10-bit mantissas
+
+
+class Blur(NamedTuple):
+    """quadrant: float32 [B, RADIUS + 1, RADIUS + 1], the weight at each distance (down, across) from the centre.
+
+    The weights of the whole kernel, of which a quadrant shows its axes once and the rest at a quarter, sum to 1.
+    """
+
+    quadrant: tf.Tensor
+
+
+def apply(packed: tf.Tensor, blur: Blur) -> tf.Tensor:
+    """Blurs packed images int32 [B, H, W]; results are rounded to whole grey levels."""
+    height, width = packed.shape[1], packed.shape[2]
+    passed = transform(packed) * response(blur.quadrant, (height, width), np.cos)
+    columns = tf.einsum("bcfg,fy->bcyg", passed, basis(height, np.cos))
+    return from_middle(tf.einsum("bcyg,gx->bcyx", columns, basis(width, np.cos)))
+
+
+def transform(packed: tf.Tensor) -> tf.Tensor:
+    """Returns the orthonormal DCT-II, float32 [B, 3, H, W], of packed images' levels less MIDDLE."""
+    levels = tf.stack([tf.cast(part, tf.float32) - MIDDLE for part in pixels.channels(packed)], axis=1)
+    rows = tf.einsum("bcyx,gx->bcyg", levels, basis(packed.shape[2], np.cos))
+    return tf.einsum("bcyg,fy->bcfg", rows, basis(packed.shape[1], np.cos))
+
+
+def basis(side: int, wave: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Returns float32 [frequency, pixel]: the DCT-II's cosines, or the sines of the same scale and frequency."""
+    frequency, pixel = np.arange(side)[:, np.newaxis], np.arange(side)[np.newaxis, :]
+    scale = np.where(frequency == 0, np.sqrt(1 / side), np.sqrt(2 / side))
+    return (scale * wave(np.pi * frequency * (pixel + 0.5) / side)).astype(np.float32)
+
+
+def response(quadrant: tf.Tensor, size: tuple[int, int], wave: Callable[[np.ndarray], np.ndarray]) -> tf.Tensor:
+    """Returns what a kernel multiplies each frequency by, float32 [B, 1, H, W].
+
+    Args:
+      quadrant: float32 [B, RADIUS + 1, RADIUS + 1].
+      size: (height, width) of the images.
+      wave: `np.cos` for a kernel symmetric in x and in y, `np.sin` for one antisymmetric in both.
+    """
+    down, across = (
+        (TIMES * wave(np.pi * np.arange(side)[:, np.newaxis] * DISTANCE / side)).astype(np.float32) for side in size)
+    return tf.einsum("fi,bij,gj->bfg", down, quadrant, across)[:, tf.newaxis]
+
+
+def from_middle(levels: tf.Tensor) -> tf.Tensor:
+    """Packs float32 [B, 3, H, W], grey levels less MIDDLE, rounded."""
+    return pixels.join(tf.unstack(pixels.to_levels(levels + (MIDDLE + 0.5)), axis=1))

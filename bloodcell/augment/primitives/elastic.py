@@ -1,0 +1,84 @@
+"""Primitive elastic: a smooth random displacement of every pixel, hashed from a key an image, sampled as a warp.
+
+The field is Simard, Steinkraus and Platt's ("Best practices for convolutional neural networks applied to visual
+document analysis", ICDAR 2003): independent uniforms in [-1, 1] for each pixel and axis, smoothed by a Gaussian and
+scaled. They normalise the smoothed field and multiply it by their alpha, and most programs multiply it without
+normalising, so that the displacement shrinks as sigma grows. Here alpha is the displacement itself: its root mean
+square on each axis, over the pixels of an image and all draws, in pixels. That is known beforehand, as a sum of n
+uniforms with weights w has the variance sum(w**2) / 3; inside a large image our alpha is their factor times
+1 / (sqrt(12 pi) sigma), about 0.041 of it at sigma 4.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from bloodcell.augment import rng
+from bloodcell.augment.primitives import warp
+
+TRUNCATE = 4.0  # sigmas at which the Gaussian ends, as in SciPy
+
+
+class Elastic(NamedTuple):
+    """key: int32 [B, 2], what the field of an image is hashed from; alpha: float32 [B], pixels."""
+
+    key: tf.Tensor
+    alpha: tf.Tensor
+
+
+class Style(NamedTuple):
+    """What all images of a program share.
+
+    sigma: smoothness of the field in pixels; fill: one of `warp.FILLS`; value: the grey level of a constant fill.
+    """
+
+    sigma: float = 4.0
+    fill: str = "constant"
+    value: float = 128.0
+
+
+def apply(packed: tf.Tensor, elastic: Elastic, style: Style | None = None) -> tf.Tensor:
+    """Displaces packed images int32 [B, H, W]; sampled bilinearly."""
+    style = style or Style()
+    height, width = packed.shape[1], packed.shape[2]
+    dx, dy = field(elastic, (height, width), style.sigma)
+    x = tf.range(width, dtype=tf.float32) + dx
+    y = tf.range(height, dtype=tf.float32)[:, tf.newaxis] + dy
+    everywhere = tf.constant(True, shape=[1, 1, 1])
+    return warp.sample(packed, x, y, everywhere, warp.Style(style.fill, style.value))
+
+
+def field(elastic: Elastic, size: tuple[int, int], sigma: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the displacements to the right and downwards, in pixels, float32 [B, H, W] for size (H, W)."""
+    down, across = (smoothing(side, sigma) for side in size)
+    # The mean over the pixels of the smoothed field's variance; it is larger next to the reflecting border.
+    variance = np.square(down).sum(axis=1).mean() * np.square(across).sum(axis=1).mean() / 3
+    down /= np.sqrt(variance)
+    alpha = elastic.alpha[:, tf.newaxis, tf.newaxis]
+    dx, dy = (alpha * _smooth(_signed(bits), down, across) for bits in rng.field(elastic.key, size))
+    return dx, dy
+
+
+def smoothing(size: int, sigma: float) -> np.ndarray:
+    """Returns float64 [size, size], a Gaussian filter as a matrix; the border reflects (c b a | a b c | c b a)."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * np.square(offsets / sigma))
+    source = (np.arange(size)[:, np.newaxis] + offsets) % (2 * size)
+    source = np.minimum(source, 2 * size - 1 - source)
+    matrix = np.zeros([size, size])
+    np.add.at(matrix, (np.arange(size)[:, np.newaxis], source), weights / weights.sum())
+    return matrix
+
+
+def _signed(bits: tf.Tensor) -> tf.Tensor:
+    """Returns uniforms in [-1, 1), whole multiples of 2**-23, from uint32."""
+    whole = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32)
+    return tf.cast(whole, tf.float32) * 2.0**-23 - 1.0
+
+
+def _smooth(field: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:
+    """Filters [B, H, W] along both axes."""
+    rows = tf.linalg.matmul(field, tf.constant(across, tf.float32), transpose_b=True)
+    return tf.linalg.matmul(tf.constant(down[np.newaxis], tf.float32), rows)
