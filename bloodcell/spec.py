@@ -78,7 +78,7 @@ def parse(text: str, *, what: str = "spec") -> Chain:
                          f"it cannot be read{near}") from None
     tokens = tokenize.generate_tokens(io.StringIO(flat).readline)
     if "#" in flat and any(token.type == tokenize.COMMENT for token in tokens):  # Python would drop what follows it
-        raise InputError(f"{what}: expected no '#' outside quotes, received {shorten(flat)!r}; a spec holds no comments")
+        raise InputError(f"{what}: expected no '#' outside quotes, received {shorten(flat)!r}; no comments")
     chain = _chain(tree, what, 0)
     if len(printed := str(chain)) > MAX_LENGTH:  # what is printed must be readable again
         raise InputError(f"{what}: expected at most {MAX_LENGTH} characters with spaces, received {len(printed)}")

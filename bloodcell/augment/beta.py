@@ -42,7 +42,8 @@ def quantile(u: tf.Tensor, a: float, b: float) -> tf.Tensor:
 
     Args:
       u: float32, any shape.
-      a, b: positive shape parameters.
+      a: the first shape parameter, positive.
+      b: the second.
 
     Returns:
       float32 in 0..1 of the same shape, increasing with `u`.

@@ -102,7 +102,7 @@ AUGMIX = "1.augmix"
 
 @pytest.mark.parametrize(("width", "depth"), [(3, -1), (2, 2), (1, 1)])
 def test_augmix_equals_the_papers_procedure_composed_from_pillow(images, width, depth):
-    """Layer by layer, each from our own image (so that an error of a level is not stretched by the next), then the blend.
+    """Layer by layer, each from our own image (so that an error is not stretched by the next), then the blend.
 
     A chain shows itself where its weight and the share of the blend are 1.
     """

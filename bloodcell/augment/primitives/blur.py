@@ -48,7 +48,7 @@ def basis(side: int, wave: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Returns float32 [frequency, pixel]: the DCT-II's cosines, or the sines of the same scale and frequency."""
     frequency, pixel = np.arange(side)[:, np.newaxis], np.arange(side)[np.newaxis, :]
     scale = np.where(frequency == 0, np.sqrt(1 / side), np.sqrt(2 / side))
-    return (scale * wave(np.pi * frequency * (pixel + 0.5) / side)).astype(np.float32)
+    return np.asarray(scale * wave(np.pi * frequency * (pixel + 0.5) / side), np.float32)
 
 
 def response(quadrant: tf.Tensor, size: tuple[int, int], wave: Callable[[np.ndarray], np.ndarray]) -> tf.Tensor:
