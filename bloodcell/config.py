@@ -8,6 +8,7 @@ import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -15,7 +16,8 @@ from absl import flags
 from bloodcell import spec
 from bloodcell.errors import InputError, did_you_mean
 
-MODES = ("train", "evaluate", "predict")
+MODES = ("train", "evaluate", "predict", "explain")
+EXPLANATIONS = ("augment",)
 
 
 class _Whole(flags.ArgumentParser):
@@ -49,7 +51,8 @@ class Config:
     """What a run is: one field a flag (its help says values and unit), and `recipe`, the flagfile's name."""
 
     mode: str = _flag("train", (
-        "What to do: train a model, evaluate a checkpoint on labelled data, or predict on new images."), choices=MODES)
+        "What to do: train a model, evaluate a checkpoint on labelled data, predict on new images, or explain "
+        "(--explain says what)."), choices=MODES)
     data: str = _flag("demo", (
         "Images: 'demo' (rendered, offline), a .npz (keys images+labels, or MedMNIST's six), a folder (one folder "
         "per class; flat for predict), a .tfrecord glob, 'bloodmnist' or 'bloodmnist:SIZE' with SIZE 28, 64, 128 "
@@ -71,19 +74,27 @@ class Config:
     stages: str = _flag("all(epochs=5, lr=1e-3)", (
         "Training stages in order: head(epochs, lr) trains the head, top(percent, epochs, lr) the last percent of "
         "the backbone's layers too, all(epochs, lr) everything; lr is the peak learning rate. Example: "
-        "'head(epochs=10, lr=1e-3) | top(percent=80, epochs=20, lr=1e-4)'."))
+        "'head(epochs=10, lr=1e-3) | top(percent=80, epochs=20, lr=1e-4)'. A stage may have images of its own: "
+        "augment='SPEC' and mix='SPEC' inside the parentheses stand for --augment and --mix there, '' for none."))
     augment: str = _flag("", (
         "Augmentation policy of training images, for example 'flip | rotate(180) | randaugment(n=3, m=4)'; angles "
         "in degrees. Empty: none."))
     val_augment: str = _flag("", (
         "Policy applied to the images that are validated or evaluated, to measure robustness. Empty: none."))
+    mix: str = _flag("", (
+        "Mixes training images in pairs after --augment, and their labels in the same proportion: 'mixup(0.2)', "
+        "'cutmix(1.0)' (the number is alpha of lambda ~ Beta(alpha, alpha)), 'oneof(mixup(0.2), cutmix(1.0))', op@p. "
+        "Partners are images of the same batch and replica; accuracy counts the larger part of a label. Empty: none."))
     optimizer: str = _flag("adamw(weight_decay=1e-4)", (
         "'adamw(weight_decay=1e-4)' (no decay on norms and biases) or 'adam'."))
     schedule: str = _flag("cosine(warmup=0.05)", (
         "Learning rate within a stage: 'constant', 'cosine(warmup=0.05)' (warmup is a fraction of the stage's "
         "steps) or 'plateau(factor=0.5, patience=3)' (patience in epochs)."))
     loss: str = _flag("cross_entropy(smoothing=0.1)", (
-        "'cross_entropy(smoothing=0.1)'; smoothing is a probability, 0..1."))
+        "'cross_entropy(smoothing=0.1)'; smoothing is a probability, 0..1. 'jsd(weight=12)' shows the model three "
+        "views of each image, itself without augmentation and two by --augment: cross-entropy of the first, plus "
+        "weight times the Jensen-Shannon divergence of the three predictions, in nats (a step costs three times as "
+        "much). Validation takes the cross-entropy alone."))
     balance: str = _flag("none", "What is done about unequal classes: 'none', or 'class_weights' (inverse frequency).")
     batch_size: int = _flag(64, "Images a step, over all replicas together.", low=1, high=65536)
     early_stopping: int = _flag(0, (
@@ -110,6 +121,9 @@ class Config:
         "CSV written by --mode=predict, columns file,label,name,p0..pN,confidence,novelty,flag. confidence is the "
         "largest probability; novelty is the entropy of the probabilities over its maximum, 0 (certain) to 1 (all "
         "classes alike); flag is 'low_confidence' below a confidence of 0.5."))
+    explain: str = _flag("", (
+        "What --mode=explain shows: 'augment' writes explain_augment.png into the run's folder, a sheet of training "
+        "images under --augment in epochs 1 to 8, and the share of images that draw each op."))
     dry_run: bool = _flag(False, "Build everything, train one batch, say what would run, and write nothing.")
     profile_steps: str = _flag("", (
         "First and last step of a profiler trace for TensorBoard, for example 10,20. Empty: none."))
@@ -127,7 +141,7 @@ class Config:
 _FLAG_FIELDS = tuple(field for field in dataclasses.fields(Config) if field.metadata)
 
 # Where a run is written and how it is watched is no part of what it computes.
-_NOT_REPRODUCED = ("workdir", "report", "predictions", "dry_run", "progress", "profile_steps")
+_NOT_REPRODUCED = ("workdir", "report", "predictions", "explain", "dry_run", "progress", "profile_steps")
 
 
 def _flag_values() -> flags.FlagValues:
@@ -195,15 +209,23 @@ def help_text() -> str:
     """Returns the text of `--help`: every flag with its values and default, and the ops of a policy."""
     from bloodcell import augment  # here: see `_validate_specs`
 
-    ops = "".join(f"  {name}({', '.join(_parameter(param) for param in op.params)})\n      {op.summary}\n"
-                  for name, op in sorted(augment.REGISTRY.items()))
+    def described(entries: Mapping[str, Any]) -> str:
+        text = ""
+        for name, each in sorted(entries.items()):
+            arguments = [_parameter(param) for param in each.params]
+            arguments += ["policy, policy, ..."] if getattr(each, "branches", False) else []
+            text += f"  {name}({', '.join(arguments)})\n      {each.summary}\n"
+        return text
+
     flag_help = _flag_values().get_help(include_special_flags=False).replace(f"\n{__name__}:\n", "")
     return ("bloodcell: train, evaluate and use classifiers of blood-cell images.\n\n"
             "  python main.py --flagfile=flags/v2s.cfg --data=training_set.npz\n\n"
             "--flagfile=FILE reads flags from a file, one a line; later flags win, so it comes first.\n\n"
             f"{flag_help.rstrip()}\n\n"
-            "What --augment and --val_augment are made of, beside oneof(op, op), randaugment(n, m) and op@p:\n\n"
-            f"{ops}")
+            "What --augment and --val_augment are made of, beside op | op and op@p (with probability p):\n\n"
+            f"{described({**augment.REGISTRY, **augment.COMBINATORS})}\n"
+            "What --mix is made of:\n\n"
+            f"{described(augment.MIXES)}")
 
 
 def _parameter(param: spec.Param) -> str:
@@ -232,6 +254,12 @@ def validate(config: Config) -> None:
                          "try --checkpoint=runs/v2s")
     if config.mode == "predict" and not config.predictions:
         raise InputError("--mode=predict expected --predictions=FILE.csv, received none; try --predictions=out.csv")
+    if config.mode == "explain" and config.explain not in EXPLANATIONS:
+        raise InputError(f"--mode=explain expected --explain={' or '.join(EXPLANATIONS)}, received "
+                         f"{repr(config.explain) if config.explain else 'none'}; try --explain={EXPLANATIONS[0]}")
+    if config.mode == "explain" and not config.augment:
+        raise InputError("--explain=augment expected --augment=POLICY, received none; "
+                         "try --augment='flip | rotate(180)'")
     if config.split and (config.val_data or config.test_data):
         raise InputError("expected --split or --val_data/--test_data, received both; try leaving one out")
     if config.test_data and not config.val_data:
@@ -248,10 +276,12 @@ def _validate_specs(config: Config) -> None:
 
     augment.parse(config.augment)
     augment.parse(config.val_augment, what="val_augment")
-    stages.parse(config.stages)
+    augment.parse_mix(config.mix)
+    plan = stages.parse(config.stages)
     optimizers.parse(config.optimizer)
     schedules.parse(config.schedule)
-    losses.parse(config.loss)
+    if losses.parse(config.loss).views > 1:
+        stages.need_policies(plan, config.augment)
     balance.parse(config.balance)
     if config.split:
         split.validate(config.split)

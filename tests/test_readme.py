@@ -1,4 +1,4 @@
-"""What the README promises about itself: two commands, a table made from the entries, no figure left open."""
+"""What the README promises about itself: two commands, a table of names from the registry, no figure left open."""
 
 import pathlib
 import re
@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_ops_table_is_the_registrys():
     table = README.split("<!-- ops:begin -->")[1].split("<!-- ops:end -->")[0].strip()
-    assert table == describe.table(), "run: python -m bloodcell.augment, and paste its output between the marks"
+    assert table == describe.table(), "run: python -m docs"
 
 
 def test_the_first_screen_has_a_picture_and_exactly_two_commands():

@@ -12,6 +12,7 @@ import platform
 import resource
 import statistics
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -158,13 +159,26 @@ def _summary(images: ImageSet) -> dict[str, Any]:
 
 
 def _augmented(train: ImageSet, config: Config) -> tuple[np.ndarray, list[str]]:
-    """Returns training images as the first epoch sees them, each class in turn, and their classes' names."""
+    """Returns training images as the first epoch sees them, each class in turn, and their labels for people.
+
+    Mixed images find their partners among those shown.
+    """
     labels = np.asarray(train.labels)
     by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     chosen = [rows[turn] for turn in range(GRID_IMAGES) for rows in by_class if turn < len(rows)][:GRID_IMAGES]
     few = train.subset(np.asarray(chosen))
-    images = augment.parse(config.augment)(tf.constant(few.images), tf.constant(few.ids), epoch=1, seed=config.seed)
-    return images.numpy(), [train.class_names[label] for label in labels[chosen]]
+    policy, mix = stages.policies(stages.parse(config.stages)[0], config.augment, config.mix)
+    ids = tf.constant(few.ids)
+    images = augment.parse(policy)(tf.constant(few.images), ids, epoch=1, seed=config.seed)
+    images, parts = augment.parse_mix(mix)(images, tf.one_hot(labels[chosen], train.num_classes), ids,
+                                           tf.ones(len(few)), epoch=1, seed=config.seed)
+    return images.numpy(), [_label(row, train.class_names) for row in parts.numpy()]
+
+
+def _label(parts: np.ndarray, names: Sequence[str]) -> str:
+    """Returns a class's name, or two with their shares of a mixed image."""
+    most = [index for index in np.argsort(-parts) if parts[index] >= 0.005]
+    return names[most[0]] if len(most) == 1 else "\n".join(f"{parts[index]:.0%} {names[index]}" for index in most)
 
 
 def _peak_memory_mib() -> int:

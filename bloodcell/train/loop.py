@@ -32,7 +32,7 @@ from bloodcell.train.tensorboard import Board, Profiler
 # (they change rounding alone), and the sources, whose content the fingerprints check. Precision is compared resolved.
 FREE_FLAGS = frozenset({"mode", "workdir", "report", "predictions", "checkpoint", "recipe", "progress", "profile_steps",
                         "dry_run", "strategy", "replicas", "jit", "precision", "weights", "data", "val_data",
-                        "test_data", "split"})
+                        "test_data", "split", "explain"})
 LOOK_SECONDS = 0.5  # between two looks at the device's numbers; each look waits for the device
 GRID_IMAGES = 32  # augmented images shown in TensorBoard, per stage
 
@@ -93,12 +93,15 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
     plan = stages.parse(config.stages)
     if config.dry_run:
         plan = tuple(dataclasses.replace(stage, epochs=1) for stage in plan)
-    augmented = step.pixels(augment.parse(config.augment), runtime, config.seed)
-    val_augmented = step.pixels(augment.parse(config.val_augment, what="val_augment"), runtime, config.seed)
     loss = losses.parse(config.loss)
     optimizer_settings = optimizers.parse(config.optimizer)
     if train.labels is None or val.labels is None:
         raise ValueError("train and val: expected labelled images")
+    inputs = {pair: step.inputs(augment.parse(pair[0]), runtime, config.seed, num_classes=train.num_classes,
+                                mixer=augment.parse_mix(pair[1]), views=loss.views)
+              for pair in dict.fromkeys(stages.policies(stage, config.augment, config.mix) for stage in plan)}
+    val_inputs = step.inputs(augment.parse(config.val_augment, what="val_augment"), runtime, config.seed,
+                             num_classes=train.num_classes)
     class_weights = balance.class_weights(config.balance, train.labels, train.num_classes)
     if config.batch_size % runtime.replicas:
         raise InputError(f"batch_size: expected a multiple of the {runtime.replicas} replicas, received "
@@ -154,9 +157,10 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                 store.restore("last", model, optimizer)
                 if plateau and state.plateau:
                     plateau.restore(state.plateau)
-            train_step = step.train_step(model, optimizer, augmented=augmented, loss=loss, class_weights=class_weights,
+            stage_inputs = inputs[stages.policies(stage, config.augment, config.mix)]
+            train_step = step.train_step(model, optimizer, inputs=stage_inputs, loss=loss, class_weights=class_weights,
                                          runtime=runtime, clipnorm=optimizer_settings.clipnorm)
-            eval_step = step.eval_step(model, augmented=val_augmented, loss=loss, runtime=runtime)
+            eval_step = step.eval_step(model, inputs=val_inputs, loss=loss, runtime=runtime)
 
             # ---- Epochs ----------------------------------------------------------------------------------------------
             for stage_epoch in range(state.stage_epoch + 1, stage.epochs + 1):
@@ -171,7 +175,8 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                                        profiler=profiler, store=store)
                 if board and first:
                     board.images(f"augmented/stage {index + 1} {stage.scope}",
-                                 _grid(augmented, train_pipeline, config.seed, epoch, runtime), state.step)
+                                 _grid(stage_inputs, train_pipeline, runtime, views=loss.views, seed=config.seed,
+                                       epoch=epoch), state.step, columns=8 if loss.views == 1 else 2 * loss.views)
                     if index == 0:
                         board.graph(_traced(train_step, train_pipeline, runtime))
 
@@ -303,14 +308,19 @@ def _last_rate(rate: float | schedules.Cosine, optimizer: keras.optimizers.Optim
     return float(optimizer.learning_rate)
 
 
-def _grid(augmented: step.Pixels, pipeline: Pipeline, seed: int, epoch: int, runtime: Runtime) -> np.ndarray:
-    """Returns the epoch's first images as the step sees them, float32 [at most 32, H, W, 3] in grey levels."""
+def _grid(inputs: step.Inputs, pipeline: Pipeline, runtime: Runtime, *, views: int, seed: int,
+          epoch: int) -> np.ndarray:
+    """Returns the epoch's first images as the step sees them, float32 [at most 32, H, W, 3] in grey levels.
+
+    The views of an image stand side by side.
+    """
     batch = next(iter(pipeline.epoch(seed, epoch)))
     rows = pipeline.batch_size // runtime.replicas  # a replica's share: its program is compiled already
     if runtime.jit == "step":  # there the augmentation is part of the step's program, and has none of its own
-        augmented = tf.function(augmented, jit_compile=True, autograph=False)
-    images = augmented(batch["image"][:rows], batch["id"][:rows], tf.constant(epoch, tf.int64))
-    return tf.cast(images, tf.float32).numpy()[:GRID_IMAGES]
+        inputs = tf.function(inputs, jit_compile=True, autograph=False)
+    images, _ = inputs({name: value[:rows] for name, value in batch.items()}, tf.constant(epoch, tf.int64))
+    shown = tf.cast(images, tf.float32).numpy().reshape(views, rows, *images.shape[1:]).swapaxes(0, 1)
+    return shown[:GRID_IMAGES // views].reshape(-1, *images.shape[1:])
 
 
 def _traced(train_step: Any, pipeline: Pipeline, runtime: Runtime) -> Any:

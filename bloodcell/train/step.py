@@ -1,15 +1,15 @@
 """One training step and one validation step, compiled as the machine likes it.
 
-The step augments, runs forward and backward, and applies the gradients on every replica. What XLA compiles:
+The step augments and mixes, runs forward and backward, and applies the gradients on every replica. What XLA compiles:
 
 - `off`: nothing;
-- `augment`: the augmentation;
+- `augment`: augmentation and mixing;
 - `step`: everything, in one program, on a single device; under a mirrored strategy augmentation, forward and backward
   on each replica, while the gradient all-reduce and the optimizer stay outside.
 
 The loss is divided by the number of real images in the global batch (padding rows have weight 0), so replicas change
-nothing but rounding. Two things do differ: batch normalisation takes its statistics from a replica's own rows, and
-dropout draws for a replica's rows, as everywhere in TensorFlow.
+nothing but rounding. Three things do differ: batch normalisation takes its statistics from a replica's own rows,
+dropout draws for a replica's rows, as everywhere in TensorFlow, and an image is mixed with one of its replica's rows.
 """
 
 from collections.abc import Callable
@@ -19,60 +19,99 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bloodcell.augment import Mixer, rng
 from bloodcell.train.losses import Loss
 from bloodcell.train.strategy import Runtime
 
 Batch = dict[str, Any]
 Policy = Callable[..., Any]
-Pixels = Callable[[Any, Any, Any], tf.Tensor]  # (uint8 images, int64 ids, int64 epoch) -> grey levels 0..255
+Inputs = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]  # (batch, epoch) -> grey levels, targets; see `inputs`
 Step = Callable[..., tf.Tensor]  # (batch, epoch) -> float32 [3]: summed loss, real images, right answers
 
+_SECOND_VIEW = 0x76696577  # keeps this hash of ids apart from every other use of the generator
 
-def pixels(policy: Policy, runtime: Runtime, seed: int) -> Pixels:
-    """Makes the augmentation, compiled where the runtime says so. Make it once a run: steps share what was compiled.
+
+def inputs(policy: Policy, runtime: Runtime, seed: int, *, num_classes: int, mixer: Mixer | None = None,
+           views: int = 1) -> Inputs:
+    """Makes what turns a batch into the network's input, compiled where the runtime says so.
+
+    Make it once for all stages that use it: steps share what was compiled.
 
     Args:
       policy: `policy(images, ids, *, epoch, seed, dtype)`; what it does to an image must depend on these alone.
       runtime: devices, precision and compilation.
       seed: of the augmentation.
+      num_classes: C.
+      mixer: mixes the augmented images and their labels; all views of an image alike.
+      views: 1, the augmented image; or 3, the image itself and two augmentations drawn independently.
+
+    Returns:
+      `inputs(batch, epoch)`: images [views * B, H, W, 3] in the compute dtype, all of the first view first, and float32
+      targets [B, C]. The policy draws the last view as for another image, with the id `view_ids` gives.
     """
     dtype = keras.config.dtype_policy().compute_dtype
+    if mixer is not None and mixer.identity:
+        mixer = None
 
-    def apply(images: tf.Tensor, ids: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        return policy(images, ids, epoch=epoch, seed=seed, dtype=dtype)
+    def make(batch: Batch, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, ids = batch["image"], batch["id"]
+        targets = tf.one_hot(batch["label"], num_classes)
+        if views == 1:
+            shown = [policy(images, ids, epoch=epoch, seed=seed, dtype=dtype)]
+        else:  # one run of the policy for both views: half the program, and fuller chunks
+            both = policy(tf.concat([images, images], axis=0), tf.concat([ids, view_ids(ids)], axis=0), epoch=epoch,
+                          seed=seed, dtype=dtype)
+            shown = [tf.cast(images, dtype), *tf.split(both, 2)]
+        if mixer is not None:
+            size = (images.shape[1], images.shape[2])
+            draws = mixer.draw(ids, batch["weight"], size, epoch=epoch, seed=seed)
+            shown = [mixer.mix_images(view, draws) for view in shown]
+            targets = mixer.mix_labels(targets, draws, size)
+        return tf.concat(shown, axis=0) if len(shown) > 1 else shown[0], targets
 
-    return tf.function(apply, jit_compile=True, autograph=False) if runtime.jit == "augment" else apply
+    return tf.function(make, jit_compile=True, autograph=False) if runtime.jit == "augment" else make
 
 
-def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, augmented: Pixels, loss: Loss,
+def view_ids(ids: tf.Tensor) -> tf.Tensor:
+    """Returns int64 [B]: the sample ids under which a policy draws an image's second augmentation of the same epoch.
+
+    A 64-bit hash of the id, hence no other image's, and the same in any batch and on any replica.
+    """
+    return rng.sample_keys(ids, epoch=0, seed=_SECOND_VIEW)
+
+
+def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, inputs: Inputs, loss: Loss,
                class_weights: np.ndarray, runtime: Runtime, clipnorm: float | None = None) -> Step:
     """Makes the training step for the variables that are trainable now; make a new one when that changes.
 
     Args:
       model: float [B, S, S, 3] in grey levels -> float32 logits [B, C].
       optimizer: built on `model.trainable_variables`.
-      augmented: from `pixels`.
-      loss: per example.
-      class_weights: float32 [C]; multiplies an example's loss by the weight of its label.
+      inputs: from `inputs`, with the views that the loss wants.
+      loss: per image.
+      class_weights: float32 [C]; multiplies an image's whole loss by the weight of its label, or, where labels are
+        mixed, by the mean weight under its distribution.
       runtime: devices, precision and compilation.
       clipnorm: largest norm of all gradients together, over the whole global batch; None leaves them.
 
     Returns:
       `step(batch, epoch)`: a (distributed) batch as `data.pipeline` gives it and an int64 scalar -> float32 [3]: the
-      weighted loss summed over the images, the number of images, the number classified correctly.
+      weighted loss summed over the images, the number of images, the number whose first view was given the class that
+      has the largest part in its label.
     """
     strategy, variables = runtime.strategy, model.trainable_variables
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
     def gradients(batch: Batch, epoch: tf.Tensor, total: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-        images = augmented(batch["image"], batch["id"], epoch)
+        images, targets = inputs(batch, epoch)
+        weights = batch["weight"] * tf.linalg.matvec(targets, class_weights)
         with tf.GradientTape() as tape:
             logits = tf.cast(model(images, training=True), tf.float32)
-            per_image = loss(batch["label"], logits) * batch["weight"] * tf.gather(class_weights, batch["label"])
+            per_image = loss(targets, logits) * weights
             mean = tf.reduce_sum(per_image) / total
             goal = optimizer.scale_loss(mean) if scaled else mean
         grads = tape.gradient(goal, [variable.value for variable in variables], unconnected_gradients="zero")
-        return grads, _sums(per_image, batch, logits)
+        return grads, _sums(per_image, batch, targets, logits)
 
     if runtime.jit == "step" and runtime.distributed:
         gradients = tf.function(gradients, jit_compile=True, autograph=False)
@@ -98,13 +137,14 @@ def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, aug
     return step
 
 
-def eval_step(model: keras.Model, *, augmented: Pixels, loss: Loss, runtime: Runtime) -> Step:
-    """Makes the validation step: as `train_step`'s, without learning, dropout or class weights."""
+def eval_step(model: keras.Model, *, inputs: Inputs, loss: Loss, runtime: Runtime) -> Step:
+    """Makes the validation step: as `train_step`'s, of one view, without learning, dropout or class weights."""
     strategy = runtime.strategy
 
     def predict(batch: Batch, epoch: tf.Tensor) -> tf.Tensor:
-        logits = tf.cast(model(augmented(batch["image"], batch["id"], epoch), training=False), tf.float32)
-        return _sums(loss(batch["label"], logits) * batch["weight"], batch, logits)
+        images, targets = inputs(batch, epoch)
+        logits = tf.cast(model(images, training=False), tf.float32)
+        return _sums(loss.cross_entropy(targets, logits) * batch["weight"], batch, targets, logits)
 
     if runtime.jit == "step":
         predict = tf.function(predict, jit_compile=True, autograph=False)
@@ -133,8 +173,9 @@ def average_replicas(model: keras.Model, runtime: Runtime) -> None:
                 variable.assign(np.mean([copy.numpy() for copy in copies], axis=0, dtype=np.float32))
 
 
-def _sums(per_image: tf.Tensor, batch: Batch, logits: tf.Tensor) -> tf.Tensor:
-    right = tf.cast(tf.equal(tf.argmax(logits, axis=-1), batch["label"]), tf.float32) * batch["weight"]
+def _sums(per_image: tf.Tensor, batch: Batch, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    answers = tf.argmax(logits[:tf.shape(targets)[0]], axis=-1)
+    right = tf.cast(tf.equal(answers, tf.argmax(targets, axis=-1)), tf.float32) * batch["weight"]
     return tf.stack([tf.reduce_sum(per_image), tf.reduce_sum(batch["weight"]), tf.reduce_sum(right)])
 
 

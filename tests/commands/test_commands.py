@@ -1,6 +1,7 @@
 """A tiny job end to end through the flags: train, resume, evaluate, predict, and what lands on disk."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 
@@ -144,6 +145,22 @@ def test_a_dry_run_writes_nothing(data, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.startswith("devices: ")
     assert "runs/default" in out
+
+
+def test_the_picture_shows_the_first_stages_images_and_what_they_are_mixed_of(data):
+    mixed = settings(f"--data={data}", "--mix=cutmix(1.0)", "--stages=all(1, 1e-3, augment='') | all(1, 1e-3)")
+    part = train.load_parts(mixed)["train"]
+    images, titles = train._augmented(part, mixed)
+    plain, names = train._augmented(part, dataclasses.replace(mixed, mix=""))
+    assert set(names) <= set(demo.CLASS_NAMES)
+    for image, own, title, name in zip(images, plain, titles, names, strict=True):
+        kept = (image == own).all(axis=-1).mean()  # a box may hold pixels that are equal in both
+        shares = dict(line.split("% ")[::-1] for line in title.splitlines()) if "\n" in title else {title: "100"}
+        assert sum(map(int, shares.values())) == 100
+        assert set(shares) <= set(demo.CLASS_NAMES)
+        if len(shares) == 2:
+            assert int(shares[name]) / 100 <= kept + 0.006
+    assert any("\n" in title for title in titles)
 
 
 def test_data_are_divided_by_default_and_explicit_sets_are_taken(data):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bloodcell import augment
 from bloodcell.data.pipeline import Pipeline
 from bloodcell.errors import InputError
 from bloodcell.train import losses, optimizers, step
@@ -25,13 +26,15 @@ def mirror_policy(images, ids, *, epoch, seed, dtype="float32"):
     return tf.cast(tf.where(turn[:, None, None, None], tf.reverse(images, [2]), images), dtype)
 
 
-def run_steps(model, runtime, images, *, count=6, optimizer="adamw(weight_decay=0.01)", weights=None, lr=0.01):
+def run_steps(model, runtime, images, *, count=6, optimizer="adamw(weight_decay=0.01)", weights=None, lr=0.01,
+              loss="cross_entropy(smoothing=0.1)", mix=""):
     settings = optimizers.parse(optimizer)
     with runtime.strategy.scope():
         made = optimizers.build(settings, learning_rate=lr, variables=model.trainable_variables,
                                 precision=runtime.precision)
-    take = step.train_step(model, made, augmented=step.pixels(mirror_policy, runtime, 5),
-                           loss=losses.parse("cross_entropy(smoothing=0.1)"),
+    parsed = losses.parse(loss)
+    inputs = step.inputs(mirror_policy, runtime, 5, num_classes=3, mixer=augment.parse_mix(mix), views=parsed.views)
+    take = step.train_step(model, made, inputs=inputs, loss=parsed,
                            class_weights=np.ones(3, np.float32) if weights is None else weights,
                            runtime=runtime, clipnorm=settings.clipnorm)
     pipeline = Pipeline(images, batch_size=8)
@@ -48,12 +51,14 @@ def one_device(jit="off", precision="float32"):
     return Runtime(tf.distribute.get_strategy(), 1, precision, jit, "CPU")
 
 
-def test_jit_modes_agree(tiny, make_images):
+@pytest.mark.parametrize("flags", [{}, {"mix": "oneof(mixup(0.4), cutmix(1.0))"}, {"loss": "jsd(weight=12)"},
+                                   {"loss": "jsd(weight=4, smoothing=0.1)", "mix": "mixup(1.0)@0.7"}])
+def test_jit_modes_agree(tiny, make_images, flags):
     images = make_images(20)  # the third batch of each epoch is padded
     outcomes = {}
     for jit in ("off", "augment", "step"):
         model = tiny("plain")
-        sums, _ = run_steps(model, one_device(jit), images)
+        sums, _ = run_steps(model, one_device(jit), images, **flags)
         outcomes[jit] = sums, [variable.numpy() for variable in model.variables]
     assert outcomes["off"][0][:, 1].tolist() == [8, 8, 4, 8, 8, 4]
     for jit in ("augment", "step"):
@@ -80,12 +85,15 @@ def test_one_step_equals_the_gradient_written_by_hand(tiny, make_images):
         np.testing.assert_allclose((variable.numpy() - old)[clear], -0.01 * np.sign(grad)[clear], rtol=1e-2)
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_learns_with_float32_variables_and_a_finite_loss(tiny, make_images, precision):
+@pytest.mark.parametrize(("precision", "flags"), [
+    ("mixed_bfloat16", {}), ("mixed_float16", {}),
+    ("mixed_bfloat16", {"loss": "jsd(weight=12)"}), ("mixed_float16", {"loss": "jsd(weight=12)", "mix": "mixup@0.2"})])
+def test_mixed_precision_learns_with_float32_variables_and_a_finite_loss(tiny, make_images, precision, flags):
     runtime = resolve(strategy="none", replicas=0, precision=precision, jit="off", seed=0)
     model = tiny()
     assert model.get_layer("backbone").get_layer("convolution").compute_dtype == precision.removeprefix("mixed_")
-    sums, optimizer = run_steps(model, runtime, make_images(24), count=30, optimizer="adamw(clipnorm=1.0)", lr=0.02)
+    sums, optimizer = run_steps(model, runtime, make_images(24), count=30, optimizer="adamw(clipnorm=1.0)", lr=0.02,
+                                **flags)
     assert np.isfinite(sums).all()
     assert sums[-3:, 0].sum() < sums[:3, 0].sum()
     assert {variable.dtype for variable in model.weights} == {"float32"}
@@ -116,48 +124,54 @@ REPLICAS = """
 import sys
 import numpy as np
 from bloodcell.train import step, strategy
-replicas, name, precision, jit, optimizer, out = int(sys.argv[1]), *sys.argv[2:]
+replicas, name, precision, jit, optimizer, loss, mix, out = int(sys.argv[1]), *sys.argv[2:]
 runtime = strategy.resolve(strategy="auto", replicas=replicas, precision=precision, jit=jit, seed=0)
 assert runtime.replicas == replicas and runtime.strategy.num_replicas_in_sync == replicas
 sys.path.insert(0, "tests/train")
 import conftest, test_compiled_step
 with runtime.strategy.scope():
     model = conftest.build_tiny(name)
-sums, _ = test_compiled_step.run_steps(model, runtime, conftest.images_like(20), optimizer=optimizer,
-                                       weights=np.array([0.5, 1, 2], np.float32))
+sums, _ = test_compiled_step.run_steps(model, runtime, conftest.images_like(20), optimizer=optimizer, loss=loss,
+                                       mix=mix, weights=np.array([0.5, 1, 2], np.float32))
 step.average_replicas(model, runtime)
 copies = [np.concatenate([np.ravel(value) for value in runtime.strategy.experimental_local_results(v.value)])
           for v in model.variables]
 assert all(np.array_equal(*np.split(copy, 2)) for copy in copies) if replicas == 2 else True
-check = step.eval_step(model, augmented=step.pixels(test_compiled_step.mirror_policy, runtime, 0),
-                       loss=test_compiled_step.losses.parse("cross_entropy"), runtime=runtime)
+inputs = step.inputs(test_compiled_step.mirror_policy, runtime, 0, num_classes=3)
+check = step.eval_step(model, inputs=inputs, loss=test_compiled_step.losses.parse(loss), runtime=runtime)
 batches = test_compiled_step.Pipeline(conftest.images_like(20, seed=1), batch_size=8).in_order()
 checked = [check(batch, np.int64(0)).numpy() for batch in runtime.strategy.experimental_distribute_dataset(batches)]
 np.savez(out, sums=sums, checked=checked, **{str(i): v.numpy() for i, v in enumerate(model.variables)})
 """
 
 
-def run_replicas(tmp_path, replicas, *, name="plain", precision="float32", jit="augment", optimizer="adamw"):
+def run_replicas(tmp_path, replicas, *, name="plain", precision="float32", jit="augment", optimizer="adamw",
+                 loss="cross_entropy(smoothing=0.1)", mix=""):
     out = tmp_path / f"{replicas}-{jit}.npz"
-    done = subprocess.run([sys.executable, "-c", REPLICAS, str(replicas), name, precision, jit, optimizer, str(out)],
-                          cwd=REPO, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPO)},
+    done = subprocess.run([sys.executable, "-c", REPLICAS, str(replicas), name, precision, jit, optimizer, loss, mix,
+                           str(out)], cwd=REPO,
+                          env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPO)},
                           capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(out) as arrays:
         return dict(arrays)
 
 
-def test_two_replicas_give_the_weights_of_one_within_rounding(tmp_path):
+@pytest.mark.parametrize(("loss", "jits"), [("cross_entropy(smoothing=0.1)", ("augment", "step")),
+                                            ("jsd(weight=12)", ("augment",))])
+def test_two_replicas_give_the_weights_of_one_within_rounding(tmp_path, loss, jits):
     # Without dropout and batch norm: those draw and count over a replica's own rows. Clipping sees the whole batch.
-    one = run_replicas(tmp_path, 1, optimizer="adamw(clipnorm=0.1)")
-    for jit in ("augment", "step"):
-        two = run_replicas(tmp_path, 2, jit=jit, optimizer="adamw(clipnorm=0.1)")
+    one = run_replicas(tmp_path, 1, optimizer="adamw(clipnorm=0.1)", loss=loss)
+    for jit in jits:
+        two = run_replicas(tmp_path, 2, jit=jit, optimizer="adamw(clipnorm=0.1)", loss=loss)
         for name, value in one.items():
             np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=2e-4, err_msg=f"{jit} {name}")
 
 
-def test_two_replicas_run_float16_with_dropout_and_batch_norm_and_stay_equal(tmp_path):
-    two = run_replicas(tmp_path, 2, name="tiny", precision="mixed_float16", jit="off", optimizer="adamw(clipnorm=1.0)")
+def test_two_replicas_run_float16_with_everything_that_is_a_replicas_own_and_stay_equal(tmp_path):
+    # Dropout, batch norm and partners in mixing differ between replicas; gradients, clipping and loss scale do not.
+    two = run_replicas(tmp_path, 2, name="tiny", precision="mixed_float16", optimizer="adamw(clipnorm=1.0)",
+                       loss="jsd(weight=12)", mix="oneof(mixup(0.2), cutmix(1.0))")
     assert np.isfinite(two["sums"]).all()
 
 

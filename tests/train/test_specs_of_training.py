@@ -17,6 +17,23 @@ def test_stages_are_read_in_order():
         Stage("head", 0.0, 10, 1e-3), Stage("top", 80.0, 20, 1e-4), Stage("all", 100.0, 2, 1e-5))
 
 
+def test_a_stage_may_have_images_of_its_own_and_says_so():
+    plan = stages.parse("head(2, 1e-3, augment='flip | rotate(30, fill=\\'edge\\')', mix='') | all(1, 1e-4)")
+    assert plan == (Stage("head", 0.0, 2, 1e-3, "flip | rotate(30, fill='edge')", ""), Stage("all", 100.0, 1, 1e-4))
+    assert str(plan[0]) == "head, 2 epochs, lr 0.001, augment flip | rotate(30, fill='edge'), mix nothing"
+    assert str(plan[1]) == "all, 1 epoch, lr 0.0001"
+    assert [stages.policies(stage, "gray", "cutmix") for stage in plan] == [(plan[0].augment, ""), ("gray", "cutmix")]
+
+
+def test_a_loss_of_views_needs_a_policy_in_every_stage():
+    plan = stages.parse("head(1, 1e-3) | all(1, 1e-3, augment='')")
+    with pytest.raises(InputError, match=r"--loss=jsd expected a policy in every stage.*'all, 1 epoch"):
+        stages.need_policies(plan, "flip")
+    with pytest.raises(InputError, match="'head, 1 epoch"):
+        stages.need_policies(plan, "")
+    stages.need_policies(plan[:1], "flip")
+
+
 @pytest.mark.parametrize(("parse", "text", "line"), [
     (stages.parse, "", "at least one stage"),
     (stages.parse, "heads(epochs=1, lr=1e-3)", "did you mean 'head'"),
@@ -24,10 +41,16 @@ def test_stages_are_read_in_order():
     (stages.parse, "head(epochs=1)", "expected lr"),
     (stages.parse, "top(percent=120, epochs=1, lr=1e-3)", "0..100"),
     (stages.parse, "all(epochs=1, lr=1e-3)@0.5", "@p"),
+    (stages.parse, "all(epochs=1, lr=1e-3, augment='rotat(3)')", "stages: all: augment: unknown op 'rotat'"),
+    (stages.parse, "all(epochs=1, lr=1e-3, augment=flip)", "received flip"),
+    (stages.parse, "head(epochs=1, lr=1e-3, mix='mixup(0)')", "stages: head: mix: mixup(alpha) expected 0.01..32"),
+    (stages.parse, "all(epochs=1, lr=1e-3, mix='flip')", "flip belongs in --augment"),
+    (stages.parse, "all(epochs=1, lr=1e-3, augment='cutmix')", "cutmix belongs in --mix"),
     (schedules.parse, "cosinus", "did you mean 'cosine'"),
     (schedules.parse, "cosine(warmup=2)", "0..0.9"),
     (schedules.parse, "plateau(factor=1.5)", "0.01..0.99"),
     (losses.parse, "cross_entropy(smoothing=-1)", "0..0.99"),
+    (losses.parse, "jsd(weight=-1)", "0..1000"),
     (losses.parse, "focal(2)", "unknown name 'focal'"),
     (balance.parse, "class_weight", "did you mean 'class_weights'"),
     (optimizers.parse, "adamw(weight_decay=-1)", "0..10"),
@@ -88,7 +111,7 @@ def test_cross_entropy_equals_numpy(smoothing):
     logits, labels = rng.normal(size=(5, 4)).astype(np.float32) * 3, np.array([0, 3, 1, 1, 2])
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -(1 - smoothing) * log_p[np.arange(5), labels] - smoothing * log_p.mean(axis=1)
-    got = losses.parse(f"cross_entropy(smoothing={smoothing})")(tf.constant(labels), tf.constant(logits))
+    got = losses.parse(f"cross_entropy(smoothing={smoothing})")(tf.one_hot(labels, 4), tf.constant(logits))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
