@@ -1,37 +1,68 @@
-"""Suite `policies`: whole augmentation policies, ours compiled and eager, against peers."""
+"""Suite `policies`: whole augmentation policies, compiled and eager, against what each peer offers in their place."""
 
-import numpy as np
-import tensorflow as tf
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from benchmarks.peers import keras3
-from benchmarks.timing import Contestant
+from benchmarks import memory, ours
+from benchmarks.peers import Implementation, contestant
+from benchmarks.timing import race
 from bloodcell import augment
-from bloodcell.data import demo
+from bloodcell.errors import InputError
 
-BATCH, SIDE = 256, 96
+SECONDS = 5.0  # a contestant's timed runs
+
+_V2S = ("flip | rotate(180) | zoom(0.2) | {choice} | oneof(gridmask, cutout(0.5)) | "
+        "oneof(channel_shuffle, channel_shift(0.3), hue(0.3))")
 POLICIES = {
     "randaugment(2, 9)": "randaugment(2, 9)",
-    "v2s without augmix": "flip | rotate(180) | zoom(0.2) | randaugment(n=3, m=4) | oneof(gridmask, cutout(0.5)) | "
-                          "oneof(channel_shuffle, channel_shift(0.3), hue(0.3))",
+    "trivialaugment": "trivialaugment",
+    "augmix(severity=3)": "augmix(severity=3)",
+    "v2s": _V2S.format(choice="oneof(augmix(severity=3), randaugment(n=3, m=4))"),
+    "v2s without augmix": _V2S.format(choice="randaugment(n=3, m=4)"),
 }
 
 
-def _ours(case: str, text: str, images: np.ndarray, *, compiled: bool) -> Contestant:
-    policy = augment.parse(text)
+def chosen(only: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the policies whose names hold the regular expression, and for those that do not parse, why."""
+    known, unknown = {}, {}
+    for case, text in POLICIES.items():
+        if re.search(only, case):
+            try:
+                augment.parse(text)
+                known[case] = text
+            except InputError as error:
+                unknown[case] = str(error)
+    return known, unknown
 
-    def augmented(images: tf.Tensor, ids: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        return policy(images, ids, epoch=epoch, seed=0)
 
-    function = tf.function(augmented, jit_compile=True, autograph=False) if compiled else augmented
-    held, ids = tf.constant(images), tf.range(len(images), dtype=tf.int64)
-    return Contestant(case, "xla" if compiled else "eager", len(images),
-                      lambda step: function(held, ids, tf.constant(step, tf.int64)).numpy())
+def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, only: str,
+        tell: Callable[[str], None]) -> dict[str, Any]:
+    """Races all policies and peers in one round of turns, as they are compared with each other.
 
+    Args:
+      present: the peers that are installed.
+      samples: timed runs of a contestant, at most.
+      seconds: what they may take, together.
+      only: a regular expression; the policies to run are those in whose names it occurs.
+      tell: called with lines of progress.
 
-def contestants() -> list[Contestant]:
-    """Returns who takes part: a batch of 256 rendered cells at 96x96."""
-    images, _ = demo.render(BATCH, seed=0, size=SIDE)
-    ours = [_ours(case, text, images, compiled=compiled) for case, text in POLICIES.items()
-            for compiled in (True, False)]
-    return [*ours, Contestant("Keras 3 RandAugment(2)", "keras", 4 * BATCH,
-                              keras3.randaugment(images, ops=2, batches=4))]
+    Returns:
+      `rows`; `memory`, what each compiled policy needs besides its input and output; `unknown`, the policies that this
+      version does not know, and why.
+    """
+    images = ours.cells()
+    known, unknown = chosen(only)
+    contestants = [each for case, text in known.items()
+                   for each in ours.contestants(case, ours.policy_function(text), images)]
+    for peer, implementation in present.items():
+        contestants += [contestant(case, peer, implementation.start(thing, images))
+                        for case, (_, thing) in implementation.POLICIES.items() if case in known]
+    rows = race("policies", contestants, samples=samples, seconds=seconds, tell=tell)
+    found: list[dict[str, Any]] = []
+    tell("memory of the compiled policies, in a process of its own")
+    try:
+        found = memory.measure(known) if known else []
+    except RuntimeError as error:  # the rows, which took minutes, are worth more
+        tell(str(error))
+    return {"rows": rows, "memory": found, "unknown": unknown}

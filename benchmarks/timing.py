@@ -2,57 +2,84 @@
 
 Contestants take turns (A B A B ...), so that a busy machine slows them alike. A run starts with the input in memory and
 ends when the result is in host memory. The first call, which traces and compiles, is timed apart; a second warms up.
+What belongs here: turns, clocks and quartiles. Who runs what belongs to the suites and the peers.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+FEWEST = 3  # timed runs of a contestant, however slow it is
+LONG_ENOUGH = 0.2  # seconds after which the start of a pipeline's threads no longer shows
+LENGTHEN = 16  # times at most that a run of a pipeline may be made longer
+
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """One implementation of one case: `run(step)` processes `images` images and waits for the result."""
+    """One implementation of one case: `run(step)` processes `images` images and waits for the result.
+
+    lengthen: for a pipeline, which starts threads in every run: a function from a whole number to a `run` over so many
+      times `images`. A run that is over too soon is lengthened.
+    """
 
     case: str
     implementation: str
     images: int
     run: Callable[[int], Any]
+    lengthen: Callable[[int], Callable[[int], Any]] | None = None
 
 
-def race(suite: str, contestants: Sequence[Contestant], *, samples: int,
+def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds: float = math.inf,
          tell: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
     """Times contestants in turns.
 
     Args:
       suite: name of the suite, for the rows.
       contestants: who takes part.
-      samples: timed runs of each.
+      samples: timed runs of each, at most.
+      seconds: what a contestant may take for its timed runs; a slow one has fewer of them, but `FEWEST` (or `samples`,
+        where that is less). They are spread evenly over the race.
       tell: called with a line of progress.
 
     Returns:
       A row for each: suite, case, implementation, images_per_second {median, q1, q3}, compile_seconds, samples.
     """
-    first = []
+    first, counts, ready = [], [], []
     for contestant in contestants:
-        began = time.perf_counter()
-        contestant.run(0)
-        first.append(time.perf_counter() - began)
-        contestant.run(1)
-        tell(f"{contestant.case}, {contestant.implementation}: first call {first[-1]:.2f} s")
-    seconds = np.zeros((samples, len(contestants)))
-    for sample in range(samples):
-        for index, contestant in enumerate(contestants):
-            began = time.perf_counter()
-            contestant.run(2 + sample)
-            seconds[sample, index] = time.perf_counter() - began
-    rows = []
-    for index, contestant in enumerate(contestants):
-        q1, median, q3 = np.quantile(contestant.images / seconds[:, index], [0.25, 0.5, 0.75])
-        rows.append({"suite": suite, "case": contestant.case, "implementation": contestant.implementation,
-                     "images_per_second": {"median": round(median, 1), "q1": round(q1, 1), "q3": round(q3, 1)},
-                     "compile_seconds": round(max(first[index] - contestant.images / median, 0.0), 3),
-                     "samples": samples})
-    return rows
+        first.append(_time(contestant, 0))
+        warm = _time(contestant, 1)
+        tell(f"{contestant.case}, {contestant.implementation}: first call {first[-1]:.2f} s, then {warm:.3f} s")
+        if contestant.lengthen and warm < LONG_ENOUGH:
+            times = min(math.ceil(LONG_ENOUGH / warm), LENGTHEN)
+            contestant = dataclasses.replace(  # noqa: PLW2901 (the same one, with longer runs)
+                contestant, images=times * contestant.images, run=contestant.lengthen(times))
+            warm *= times
+        ready.append(contestant)
+        affordable = samples if math.isinf(seconds) else int(seconds / max(warm, 1e-9))
+        counts.append(min(max(affordable, FEWEST), samples))
+
+    durations: list[list[float]] = [[] for _ in ready]
+    rounds = max(counts, default=0)
+    for turn in range(rounds):
+        for index, contestant in enumerate(ready):
+            if (turn + 1) * counts[index] // rounds > turn * counts[index] // rounds:
+                durations[index].append(_time(contestant, 2 + turn))
+    return [_row(suite, contestant, short.images, of_first, taken)
+            for contestant, short, of_first, taken in zip(ready, contestants, first, durations, strict=True)]
+
+
+def _time(contestant: Contestant, step: int) -> float:
+    began = time.perf_counter()
+    contestant.run(step)
+    return time.perf_counter() - began
+
+
+def _row(suite: str, contestant: Contestant, images_of_first: int, first: float, taken: list[float]) -> dict[str, Any]:
+    q1, median, q3 = (float(rate) for rate in np.quantile(contestant.images / np.array(taken), [0.25, 0.5, 0.75]))
+    return {"suite": suite, "case": contestant.case, "implementation": contestant.implementation,
+            "images_per_second": {"median": round(median, 1), "q1": round(q1, 1), "q3": round(q3, 1)},
+            "compile_seconds": round(max(first - images_of_first / median, 0.0), 3), "samples": len(taken)}

@@ -31,3 +31,43 @@ def test_rates_and_compile_seconds_are_those_of_a_known_clock(monkeypatch):
     row, = race("suite", [Contestant("case", "a", 100, run)], samples=3)
     assert row["images_per_second"] == pytest.approx({"median": 50.0, "q1": 37.5, "q3": 75.0})
     assert row["compile_seconds"] == pytest.approx(5.0 - 2.0)
+
+
+def _clocked(monkeypatch, seconds):
+    """A clock that stands still but for runs: `seconds[name]` each."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def contestant(name, lengthen=None):
+        def run(step):
+            now[0] += seconds[name]
+        return Contestant("case", name, 10, run, lengthen and (lambda times: lengthen(times, now)))
+    return contestant
+
+
+def test_a_slow_contestant_has_fewer_runs_spread_over_the_race(monkeypatch):
+    contestant = _clocked(monkeypatch, {"quick": 0.1, "slow": 1.0, "slowest": 60.0})
+    rows = race("suite", [contestant("quick"), contestant("slow"), contestant("slowest")], samples=15, seconds=5.5)
+    assert [row["samples"] for row in rows] == [15, 5, 3]
+    assert [row["images_per_second"]["median"] for row in rows] == [100.0, 10.0, pytest.approx(10 / 60, abs=0.05)]
+
+
+def test_few_samples_stay_few(monkeypatch):
+    contestant = _clocked(monkeypatch, {"slow": 9.0})
+    assert race("suite", [contestant("slow")], samples=1, seconds=0.1)[0]["samples"] == 1
+
+
+def test_a_pipeline_that_is_over_too_soon_runs_longer_at_the_same_rate(monkeypatch):
+    lengthened = []
+
+    def lengthen(times, now):
+        lengthened.append(times)
+
+        def run(step):
+            now[0] += 0.06 * times
+        return run
+
+    contestant = _clocked(monkeypatch, {"pipeline": 0.06, "plain": 0.06})
+    pipeline, plain = race("suite", [contestant("pipeline", lengthen), contestant("plain")], samples=2)
+    assert lengthened == [4]  # 0.24 s, the first multiple beyond a fifth of a second
+    assert pipeline["images_per_second"] == pytest.approx(plain["images_per_second"], rel=1e-3)

@@ -1,0 +1,125 @@
+"""The charts: ours against the peers, in Okabe and Ito's palette, which colour-blind readers can tell apart."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks import verdicts
+
+# Colour and marker: a reader who sees no colours still has the shapes.
+STYLE = {
+    "xla": ("#D55E00", "o"), "eager": ("#E69F00", "o"), "keras": ("#0072B2", "s"), "tfa": ("#56B4E9", "D"),
+    "dali": ("#009E73", "^"), "albumentations": ("#CC79A7", "v"), "pillow": ("#555555", "P"),
+}
+OURS = {"xla": "bloodcell, compiled", "eager": "bloodcell, eager"}
+_INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
+Rates = Mapping[tuple[str, str], float]
+
+
+def png(suite: str, result: Mapping[str, Any]) -> bytes:
+    """Returns a suite's chart as a PNG file."""
+    of = {(case, name): rate for (_, case, name), rate in verdicts.rates(result["rows"]).items()}
+    titles = {**OURS, **{name: peer["title"] for name, peer in result["peers"].items()}}
+    figure = _ops(of, titles) if suite == "ops" else _policies(of, titles, result)
+    hardware = result["hardware"]
+    where = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"][:1]])
+    what = {"ops": "One op at a time", "policies": "Whole policies"}[suite]
+    figure.text(0.02, 1 - 0.30 / figure.get_figheight(), f"{what}: images per second, higher is better",
+                fontsize=14, fontweight="bold", color=_INK, va="center")
+    figure.text(0.02, 1 - 0.58 / figure.get_figheight(),
+                f"{where}; batch {result['batch']} at {result['side']}x{result['side']}, uint8 in; "
+                f"median of turns taken side by side, {result['date']}", fontsize=9, color=_MUTED, va="center")
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(stream)
+    return stream.getvalue()
+
+
+def _figure(inches: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(10.5, inches), dpi=130, facecolor="white")
+    axes = figure.add_axes((0.20, 0.62 / inches, 0.68, 1 - (1.25 + 0.62) / inches))
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.tick_params(which="both", length=0, colors=_INK, labelsize=9)
+    axes.grid(axis="x", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _ops(of: Rates, titles: Mapping[str, str]) -> Figure:
+    """A row for each op, a marker for each implementation, on a logarithmic axis; beside, ours to the fastest peer."""
+    cases = sorted({case for case, _ in of}, key=lambda case: of.get((case, "xla"), 0.0))
+    figure, axes = _figure(2.3 + 0.27 * len(cases))
+    for place, case in enumerate(cases):
+        rates = {name: of[case, name] for name in STYLE if (case, name) in of}
+        axes.plot([min(rates.values()), max(rates.values())], [place, place], color="#d0d0d0", linewidth=1.2, zorder=1)
+        for name, rate in rates.items():
+            colour, marker = STYLE[name]
+            hollow = name == "eager"
+            axes.scatter(rate, place, s=95 if name == "xla" else 38, marker=marker, zorder=4 if name == "xla" else 3,
+                         facecolor="white" if hollow else colour, edgecolor=colour if hollow else "white",
+                         linewidth=1.4 if hollow else 0.7, label=titles[name] if name not in _labelled(axes, titles)
+                         else None)
+        peers = [rate for name, rate in rates.items() if name not in OURS]
+        if peers and "xla" in rates:
+            ratio = rates["xla"] / max(peers)
+            axes.annotate(f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2f}x", (1.05, place),
+                          xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=8.5,
+                          color=_INK if ratio >= 1 else STYLE["xla"][0], fontweight="normal" if ratio >= 1 else "bold")
+    axes.annotate("ours to the\nfastest peer", (1.05, len(cases) - 0.2), xycoords=("axes fraction", "data"),
+                  ha="center", va="bottom", fontsize=8, color=_MUTED)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_yticks(range(len(cases)), cases)
+    axes.set_ylim(-0.7, len(cases) - 0.3)
+    axes.set_xlabel("images per second, logarithmic", color=_MUTED, fontsize=9)
+    _legend(figure, axes, titles)
+    return figure
+
+
+def _labelled(axes: Axes, titles: Mapping[str, str]) -> set[str]:
+    labels = set(axes.get_legend_handles_labels()[1])
+    return {name for name, title in titles.items() if title in labels}
+
+
+def _policies(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -> Figure:
+    """A bar for each row, in groups of those that do the same, on a linear axis, the figure at its end."""
+    cases = list(dict.fromkeys(case for case, _ in of))
+    bars = len(of)
+    figure, axes = _figure(2.1 + 0.27 * bars + 0.3 * len(cases))
+    longest = max(of.values(), default=1.0)
+    place, ticks, labels = 0.0, [], []
+    for case in reversed(cases):
+        rates = sorted(((rate, name) for (each, name), rate in of.items() if each == case))
+        start = place
+        for rate, name in rates:
+            axes.barh(place, rate, height=0.8, color=STYLE[name][0],
+                      label=titles[name] if name not in _labelled(axes, titles) else None)
+            theirs = result["peers"].get(name, {}).get("policies", {}).get(case)
+            axes.annotate(f"{rate:,.0f}", (rate, place), xytext=(5, 0), textcoords="offset points", va="center",
+                          fontsize=9, color=_INK, fontweight="bold" if name == "xla" else "normal")
+            axes.annotate(theirs or titles[name].removeprefix("bloodcell, "), (rate, place), va="center", fontsize=8,
+                          xytext=(12 + 6 * len(f"{rate:,.0f}"), 0), textcoords="offset points", color=_MUTED)
+            place += 1
+        ticks.append((start + place - 1) / 2)
+        labels.append(case)
+        place += 1.1
+    axes.set_yticks(ticks, labels)
+    axes.set_ylim(-0.9, place - 1.2)
+    axes.set_xlim(0, longest * 1.12)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlabel("images per second", color=_MUTED, fontsize=9)
+    _legend(figure, axes, titles)
+    return figure
+
+
+def _legend(figure: Figure, axes: Axes, titles: Mapping[str, str]) -> None:
+    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    order = [title for title in titles.values() if title in found]
+    figure.legend([found[title] for title in order], order, loc="center left", ncols=len(order), frameon=False,
+                  fontsize=8.5, handletextpad=0.4, columnspacing=1.4, borderpad=0,
+                  bbox_to_anchor=(0.015, 1 - 0.88 / figure.get_figheight()))

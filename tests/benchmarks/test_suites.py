@@ -1,0 +1,121 @@
+"""The suites: complete, strict JSON, and never stopped by a peer that is not there."""
+
+import json
+
+import pytest
+
+from benchmarks import SIDE, memory, ops, ours, peers, policies, report
+from benchmarks import __main__ as command
+from bloodcell import augment
+from bloodcell.data import demo
+
+ROW = {"suite", "case", "implementation", "images_per_second", "compile_seconds", "samples"}
+
+
+def _strict(path):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Eight images, Pillow, and a peer that is not installed."""
+    cells, _ = demo.render(8, seed=0, size=SIDE)
+    monkeypatch.setattr(ours, "cells", lambda: cells)
+    pillow = next(peer for peer in peers.PEERS if peer.name == "pillow")
+    absent = peers.Peer("absent", "Absent", "no_such_file", "no-such-distribution", "not at all")
+    monkeypatch.setattr(peers, "PEERS", (absent, pillow))
+
+
+def test_every_op_of_the_registry_takes_part_compiled_and_eager(few, monkeypatch):
+    entered = []
+
+    def race(suite, contestants, **_):
+        entered.extend(contestants)
+        return []
+
+    monkeypatch.setattr(ops, "race", race)
+    ops.run({}, samples=1, seconds=1.0, only="", tell=print)
+    assert [(each.case, each.implementation) for each in entered] == [
+        (name, how) for name in augment.REGISTRY for how in ("xla", "eager")]
+
+
+def test_ops_writes_strict_json_and_goes_on_without_a_missing_peer(few, tmp_path, capsys):
+    command.main(["ops", "--only=^invert$", "--samples=1", f"--json={tmp_path / 'out.json'}",
+                  f"--results={tmp_path / 'results'}"])
+    result = _strict(tmp_path / "out.json")
+    assert {"command", "date", "hardware", "versions", "rows", "missing", "peers"} <= set(result)
+    assert [row["implementation"] for row in result["rows"]] == ["xla", "eager", "pillow"]
+    for row in result["rows"]:
+        assert set(row) == ROW
+        assert set(row["images_per_second"]) == {"median", "q1", "q3"}
+        assert (row["suite"], row["case"], row["samples"]) == ("ops", "invert", 1)
+        assert row["images_per_second"]["median"] > 0
+    assert "not installed" in result["missing"]["absent"]
+    printed = capsys.readouterr()
+    assert "Absent: not installed" in printed.err
+    assert "not judged" in printed.out
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"ops.json", "ops.png", "README.md"}
+
+
+def test_policies_lists_what_does_not_parse_and_measures_the_memory_of_the_rest(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(policies, "POLICIES", {"randaugment(2, 9)": "invert", "later": "no_such_op"})
+    command.main(["policies", "--samples=1", f"--json={tmp_path / 'out.json'}"])
+    result = _strict(tmp_path / "out.json")
+    assert [row["implementation"] for row in result["rows"]] == ["xla", "eager", "pillow"]
+    assert "no_such_op" in result["unknown"]["later"]
+    assert result["memory"][0]["case"] == "randaugment(2, 9)"
+    assert 0 < result["memory"][0]["float32_batches"] < 8
+
+
+def test_the_published_policies_are_all_known():
+    known, unknown = policies.chosen("")
+    assert (set(known), unknown) == (set(policies.POLICIES), {})
+
+
+def test_extra_memory_leaves_out_parameters_and_output():
+    assert memory.extra_bytes("allocation 0: size 4096, output shape is |f32[4]|, maybe-live-out:\n"
+                              " value: <1 a @0> (size=4096,offset=0): f32[4]\n"
+                              "allocation 1: size 512, parameter 0, shape |u8[4]| at ShapeIndex {}:\n"
+                              "allocation 2: size 30, constant:\n"
+                              "allocation 40: size 1000, preallocated-temp:\n") == 1030
+
+
+@pytest.mark.parametrize("argument", ["--samples=0", "--seconds=0", "--only=("])
+def test_a_mistyped_argument_says_what_was_expected(argument, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["ops", argument])
+    assert stopped.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+def _result(suite, rows, **more):
+    return {"command": f"python -m benchmarks {suite}", "date": "2026-01-01", "batch": 256, "side": 96,
+            "hardware": {"cpu": "A CPU", "cores": 2, "gpus": []}, "versions": {"python": "3.11"},
+            "missing": {"dali": "gone"},
+            "peers": {"keras": {"title": "Keras 3", "how": "as it says", "policies": {"v2s": "RandAugment"}},
+                      "dali": {"title": "DALI (CPU)", "how": "in a pipeline", "policies": {}}},
+            "rows": [{"suite": suite, "case": case, "implementation": name, "compile_seconds": 1.0, "samples": 3,
+                      "images_per_second": {"median": rate, "q1": rate, "q3": rate}} for case, name, rate in rows],
+            **more}
+
+
+def test_page_and_charts_come_from_the_json_alone_with_losses_beside_wins(tmp_path):
+    report.write_json(tmp_path / "ops.json", _result("ops", [
+        ("flip", "xla", 1000.0), ("flip", "eager", 100.0), ("flip", "keras", 500.0), ("gray", "xla", 1000.0),
+        ("gray", "keras", 4000.0), ("noise", "xla", 10.0)]))
+    report.write_json(tmp_path / "policies.json", _result(
+        "policies", [("v2s", "xla", 2500.0), ("v2s", "keras", 400.0)], unknown={"later": "unknown op"},
+        memory=[{"case": "v2s", "bytes": 10, "float32_batches": 2.5}]))
+    command.main(["report", f"--results={tmp_path}"])
+    for suite in ("ops", "policies"):
+        assert (tmp_path / f"{suite}.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "README.md").read_text()
+    assert "| `flip` | 1,000 | 100 | 500 | 2.00x |" in page
+    assert "| `gray` | 1,000 |  | 4,000 | **0.25x** |" in page
+    assert "Keras 3, 2 ops in common, faster than ours in: `gray` (0.25x)" in page
+    assert "| no op slower than the same op in Keras 3 | **NOT met** |" in page
+    assert "| v2s | 1.0 | 2.50 |" in page
+    assert "A CPU, 2 cores, no GPU; batch 256 at 96x96; 2026-01-01" in page
+    assert "| DALI (CPU) | gone |" in page

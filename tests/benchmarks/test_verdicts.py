@@ -1,0 +1,54 @@
+"""The goals are judged by the figures alone, and what is missing is said."""
+
+import pytest
+
+from benchmarks import verdicts
+
+
+def _row(suite, case, implementation, rate, compile_seconds=0.0):
+    return {"suite": suite, "case": case, "implementation": implementation, "compile_seconds": compile_seconds,
+            "images_per_second": {"median": rate, "q1": rate, "q3": rate}, "samples": 3}
+
+
+def _judge(rows, memory=()):
+    return {verdict.goal: verdict for verdict in verdicts.judge(rows, memory)}
+
+
+@pytest.mark.parametrize(("ours", "word"), [(1500.0, "met"), (1499.0, "NOT met")])
+def test_randaugment_against_dali_turns_at_one_and_a_half(ours, word):
+    found = _judge([_row("policies", "randaugment(2, 9)", "xla", ours),
+                    _row("policies", "randaugment(2, 9)", "dali", 1000.0)])
+    verdict = found["randaugment(2, 9) at least 1.5x DALI's rand_augment on CPU"]
+    assert verdict.word() == word
+    assert "1,000 images/s" in verdict.figures
+
+
+def test_v2s_is_held_against_keras_randaugment():
+    rows = [_row("policies", "v2s", "xla", 1900.0, 21.0), _row("policies", "randaugment(2, 9)", "keras", 400.0),
+            _row("policies", "randaugment(2, 9)", "xla", 4000.0)]
+    found = _judge(rows)
+    assert found["v2s at least 5x Keras 3's RandAugment(2)"].word() == "NOT met"
+    assert found["randaugment(2, 9) at least 10x Keras 3's RandAugment(2)"].word() == "met"
+    assert found["first compile of v2s under 20 s"].word() == "NOT met"
+
+
+def test_a_slower_op_is_named_with_its_ratio():
+    rows = [_row("ops", "flip", "xla", 1000.0), _row("ops", "flip", "keras", 900.0), _row("ops", "flip", "tfa", 900.0),
+            _row("ops", "invert", "xla", 1000.0), _row("ops", "invert", "tfa", 2000.0),
+            _row("ops", "flip", "dali", 9000.0)]
+    found = _judge(rows)
+    assert found["no op slower than the same op in Keras 3"].word() == "met"
+    addons = found["no op slower than the same op in tf.image + TFA"]
+    assert (addons.word(), addons.figures) == ("NOT met", "1 of 2 ops at least as fast; slower: invert (0.50x)")
+
+
+def test_memory_is_that_of_the_hungriest_policy():
+    memory = [{"case": "a", "bytes": 1, "float32_batches": 1.0}, {"case": "b", "bytes": 9, "float32_batches": 8.0}]
+    verdict = _judge([], memory)["peak extra memory under 8 float32 batches, every policy"]
+    assert (verdict.word(), verdict.figures) == ("NOT met", "at most 8.00 (b)")
+
+
+def test_nothing_is_judged_without_figures():
+    judged = verdicts.judge([], [])
+    assert len(judged) == 7
+    assert {verdict.word() for verdict in judged} == {"not judged"}
