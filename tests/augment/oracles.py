@@ -15,7 +15,7 @@ import skimage.exposure
 from PIL import Image, ImageEnhance, ImageOps
 
 EXACT = {"flip", "rot90", "invert", "posterize", "solarize", "autocontrast", "equalize", "gray", "channel_shuffle",
-         "channel_shift", "cutout", "brightness", "contrast", "solarize_add", "random_erasing", "jpeg"}
+         "channel_shift", "cutout", "sharpness", "brightness", "contrast", "solarize_add", "random_erasing", "jpeg"}
 
 
 def _pil(function):
