@@ -1,5 +1,7 @@
 """Policies: parsing, choice, layers against Pillow, replay, and samples that do not know each other."""
 
+import re
+
 import cells
 import numpy as np
 import oracles
@@ -152,18 +154,30 @@ def test_alternatives_share_primitives_and_keep_their_own_order():
     assert order.index("tone") < order.index("warp") < len(order) - 1
 
 
-def test_a_primitive_that_cannot_be_drawn_is_absent_from_the_program(images):
-    def program(text):
-        policy = augment.parse(text)
-        compiled = tf.function(lambda x, ids: policy(x, ids, epoch=0, seed=0), jit_compile=True)
-        return compiled.experimental_get_compiler_ir(tf.constant(images), _ids(40))(stage="hlo")
+def _scopes(text, images):
+    """Returns the primitives whose name scope occurs in the program of a policy."""
+    policy = augment.parse(text)
+    compiled = tf.function(lambda x, ids: policy(x, ids, epoch=0, seed=0), jit_compile=True)
+    hlo = compiled.experimental_get_compiler_ir(tf.constant(images), _ids(len(images)))(stage="hlo")
+    return {scope for name in re.findall(r'op_name="([^"]*)"', hlo) for scope in name.split("/")[:-1]}
 
-    scopes = {"warp": "/warp/", "tone": "/tone/", "mix": "/mix/", "filter": "/filter/", "mask": "/mask/"}
-    for text, present in (("rotate(30)", {"warp"}), ("gray | cutout", {"mix", "mask"}), ("posterize(3)", {"tone"}),
-                          ("randaugment", {"warp", "tone", "mix", "filter"})):
-        hlo = program(text).replace('op_name="', 'op_name="/')
-        assert {name for name, scope in scopes.items() if scope in hlo} == present, text
-    assert "cumulative" not in program("contrast")
+
+PRIMITIVES = {op.primitive: name for name, op in augment.REGISTRY.items()}
+
+
+@pytest.mark.parametrize("primitive", sorted(PRIMITIVES))
+def test_a_program_holds_the_primitive_it_draws_and_no_other(primitive, images):
+    assert _scopes(PRIMITIVES[primitive], images[:4]) & set(PRIMITIVES) == {primitive}
+
+
+@pytest.mark.parametrize(("text", "present"), [
+    ("gray | cutout", {"mix", "mask"}),
+    ("randaugment", {"warp", "tone", "mix", "filter", "mean", "extremes", "cumulative"}),
+    ("augmix", {"warp", "tone", "blend", "extremes", "cumulative"}),
+    ("contrast", {"tone", "mean"}),
+])
+def test_what_a_policy_cannot_draw_is_absent_from_its_program(text, present, images):
+    assert _scopes(text, images[:4]) & {*PRIMITIVES, "mean", "extremes", "cumulative", "blend"} == present
 
 
 def test_replayed_draws_give_the_same_images(images):
