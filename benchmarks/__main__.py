@@ -50,7 +50,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
                         help=f"also write each suite's JSON and chart and a page to this folder (default {RESULTS})")
     parser.add_argument("--samples", type=int, default=15, help="timed runs of each contestant, at most (default 15)")
     parser.add_argument("--seconds", type=float,
-                        help="what a contestant's timed runs may take (default 0.6 in ops, 5 in policies)")
+                        help="what a contestant's timed runs may take (default 1 in ops, 5 in policies)")
     parser.add_argument("--only", type=_pattern, default="", help="only cases in whose names this expression occurs")
     args = parser.parse_args(argv)
     if args.samples < 1:

@@ -11,7 +11,7 @@ from benchmarks.peers import Implementation, contestant
 from benchmarks.timing import race
 from bloodcell import augment
 
-SECONDS = 0.6  # a contestant's timed runs of one op
+SECONDS = 1.0  # a contestant's timed runs of one op
 
 
 def strength(name: str) -> float:

@@ -33,7 +33,6 @@ def merge(results: Sequence[Result]) -> Result:
     merged = dict(results[-1])
     merged["rows"] = [row for result in results for row in result["rows"]]
     merged["memory"] = [each for result in results for each in result.get("memory", [])]
-    merged["unknown"] = {case: why for result in results for case, why in result.get("unknown", {}).items()}
     return merged
 
 
@@ -76,7 +75,6 @@ def markdown(results: Mapping[str, Result]) -> str:
                       _table(("policy", "compile, s", "extra memory, float32 batches"), [
                           (each["case"], _compile_seconds(result, each["case"]), f"{each['float32_batches']:.2f}")
                           for each in result["memory"]])]
-        parts += [f"Not in this version: {case} ({why})." for case, why in result.get("unknown", {}).items()]
         parts.append(_conditions(result))
     parts += ["## Method", _METHOD, _peers(everything)]
     return "\n\n".join(parts) + "\n"
@@ -87,8 +85,8 @@ Everybody starts with the same rendered cells, uint8 in memory, and ends with ui
 A first call (tracing, compiling) is timed apart and a second warms up; then the contestants of a case take turns, A B
 A B, so that a busy machine slows them alike. In `ops`, a case is an op at 0.4 of its range for all samples; in
 `policies`, all take turns in one round. Slow contestants have fewer runs (`samples` in the JSON), never fewer than
-three. Pipelines, which work ahead, begin and end within the run, over as many batches as it takes for their start not
-to show."""
+three. A run lasts a fifth of a second at least, over as many batches as that takes: what follows a pause or somebody
+else's work is slow at first. Pipelines, which work ahead, begin and end within the run."""
 
 
 def _titles(result: Result) -> dict[str, str]:

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 FEWEST = 3  # timed runs of a contestant, however slow it is
-LONG_ENOUGH = 0.2  # seconds after which the start of a pipeline's threads no longer shows
-LENGTHEN = 16  # times at most that a run of a pipeline may be made longer
+LONG_ENOUGH = 0.2  # seconds after which it no longer shows who ran before, nor the start of a pipeline's threads
+LENGTHEN = 64  # times at most that a run may be made longer
 
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
     """One implementation of one case: `run(step)` processes `images` images and waits for the result.
 
-    lengthen: for a pipeline, which starts threads in every run: a function from a whole number to a `run` over so many
-      times `images`. A run that is over too soon is lengthened.
+    lengthen: from a whole number to a `run` over so many times `images`, where that is more than to run again and again
+      (a pipeline, which starts threads in every run). Whatever is over too soon is lengthened: after a pause, or after
+      somebody else's work, the first milliseconds are slow.
     """
 
     case: str
@@ -53,12 +54,9 @@ def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds
         first.append(_time(contestant, 0))
         warm = _time(contestant, 1)
         tell(f"{contestant.case}, {contestant.implementation}: first call {first[-1]:.2f} s, then {warm:.3f} s")
-        if contestant.lengthen and warm < LONG_ENOUGH:
-            times = min(math.ceil(LONG_ENOUGH / warm), LENGTHEN)
-            contestant = dataclasses.replace(  # noqa: PLW2901 (the same one, with longer runs)
-                contestant, images=times * contestant.images, run=contestant.lengthen(times))
-            warm *= times
-        ready.append(contestant)
+        times = min(math.ceil(LONG_ENOUGH / max(warm, 1e-9)), LENGTHEN)
+        ready.append(_lengthened(contestant, times) if times > 1 else contestant)
+        warm *= max(times, 1)
         affordable = samples if math.isinf(seconds) else int(seconds / max(warm, 1e-9))
         counts.append(min(max(affordable, FEWEST), samples))
 
@@ -70,6 +68,15 @@ def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds
                 durations[index].append(_time(contestant, 2 + turn))
     return [_row(suite, contestant, short.images, of_first, taken)
             for contestant, short, of_first, taken in zip(ready, contestants, first, durations, strict=True)]
+
+
+def _lengthened(contestant: Contestant, times: int) -> Contestant:
+    def again_and_again(step: int) -> None:
+        for number in range(times):
+            contestant.run(step * times + number)
+
+    run = contestant.lengthen(times) if contestant.lengthen else again_and_again
+    return dataclasses.replace(contestant, images=times * contestant.images, run=run)
 
 
 def _time(contestant: Contestant, step: int) -> float:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import SIDE, memory, ops, ours, peers, policies, report
 from benchmarks import __main__ as command
-from bloodcell import augment
+from bloodcell import augment, config
 from bloodcell.data import demo
 
 ROW = {"suite", "case", "implementation", "images_per_second", "compile_seconds", "samples"}
@@ -59,19 +59,19 @@ def test_ops_writes_strict_json_and_goes_on_without_a_missing_peer(few, tmp_path
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"ops.json", "ops.png", "README.md"}
 
 
-def test_policies_lists_what_does_not_parse_and_measures_the_memory_of_the_rest(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(policies, "POLICIES", {"randaugment(2, 9)": "invert", "later": "no_such_op"})
+def test_policies_measures_the_memory_of_the_compiled_programs(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(policies, "POLICIES", {"randaugment(2, 9)": "invert"})
     command.main(["policies", "--samples=1", f"--json={tmp_path / 'out.json'}"])
     result = _strict(tmp_path / "out.json")
     assert [row["implementation"] for row in result["rows"]] == ["xla", "eager", "pillow"]
-    assert "no_such_op" in result["unknown"]["later"]
     assert result["memory"][0]["case"] == "randaugment(2, 9)"
     assert 0 < result["memory"][0]["float32_batches"] < 8
 
 
-def test_the_published_policies_are_all_known():
-    known, unknown = policies.chosen("")
-    assert (set(known), unknown) == (set(policies.POLICIES), {})
+def test_v2s_is_the_policy_of_the_recipe():
+    recipe = config.parse(["main.py", "--flagfile=flags/v2s.cfg"])
+    assert recipe is not None
+    assert policies.POLICIES["v2s"] == recipe.augment
 
 
 def test_extra_memory_leaves_out_parameters_and_output():
@@ -106,7 +106,7 @@ def test_page_and_charts_come_from_the_json_alone_with_losses_beside_wins(tmp_pa
         ("flip", "xla", 1000.0), ("flip", "eager", 100.0), ("flip", "keras", 500.0), ("gray", "xla", 1000.0),
         ("gray", "keras", 4000.0), ("noise", "xla", 10.0)]))
     report.write_json(tmp_path / "policies.json", _result(
-        "policies", [("v2s", "xla", 2500.0), ("v2s", "keras", 400.0)], unknown={"later": "unknown op"},
+        "policies", [("v2s", "xla", 2500.0), ("v2s", "keras", 400.0)],
         memory=[{"case": "v2s", "bytes": 10, "float32_batches": 2.5}]))
     command.main(["report", f"--results={tmp_path}"])
     for suite in ("ops", "policies"):

@@ -4,10 +4,12 @@ import time
 
 import pytest
 
+from benchmarks import timing
 from benchmarks.timing import Contestant, race
 
 
-def test_contestants_take_turns_after_a_first_and_a_warm_up_call():
+def test_contestants_take_turns_after_a_first_and_a_warm_up_call(monkeypatch):
+    monkeypatch.setattr(timing, "LONG_ENOUGH", 0.0)
     calls: list[tuple[str, int]] = []
 
     def contestant(name):
@@ -55,6 +57,20 @@ def test_a_slow_contestant_has_fewer_runs_spread_over_the_race(monkeypatch):
 def test_few_samples_stay_few(monkeypatch):
     contestant = _clocked(monkeypatch, {"slow": 9.0})
     assert race("suite", [contestant("slow")], samples=1, seconds=0.1)[0]["samples"] == 1
+
+
+def test_what_is_over_too_soon_runs_again_and_again(monkeypatch):
+    now, steps = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def run(step):
+        steps.append(step)
+        now[0] += 0.07
+
+    row, = race("suite", [Contestant("case", "a", 7, run)], samples=2)
+    assert steps == [0, 1, 6, 7, 8, 9, 10, 11]  # two runs of three, 0.21 s each
+    assert row["images_per_second"]["median"] == pytest.approx(100.0)
+    assert row["samples"] == 2
 
 
 def test_a_pipeline_that_is_over_too_soon_runs_longer_at_the_same_rate(monkeypatch):

@@ -66,7 +66,4 @@ def cumulative(packed: tf.Tensor) -> tf.Tensor:
     levels = tf.reshape(tf.stack(pixels.channels(packed), axis=1), [batch * 3, area])
     histogram = tf.math.unsorted_segment_sum(
         tf.ones([batch * 3 * area], tf.int32), tf.reshape(start + levels, [-1]), batch * 768)
-    # A product with a triangle of ones: XLA's own cumulative sum is quadratic on CPU. Counts are exact in float64.
-    triangle = tf.linalg.band_part(tf.ones([256, 256], tf.float64), 0, -1)
-    summed = tf.linalg.matmul(tf.cast(tf.reshape(histogram, [batch * 3, 256]), tf.float64), triangle)
-    return tf.cast(tf.reshape(summed, [batch, 3, 256]), tf.int32)
+    return tf.cumsum(tf.reshape(histogram, [batch, 3, 256]), axis=-1)
