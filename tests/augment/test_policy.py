@@ -197,12 +197,11 @@ def test_seed_epoch_and_id_each_change_what_happens(images, compiled_v2s):
         assert (base != other).any(axis=(1, 2, 3)).mean() > 0.95
 
 
-@pytest.mark.parametrize("batch", [1, 33])
-def test_a_sample_is_the_same_in_any_batch_of_the_compiled_program(images, compiled_v2s, batch):
+def test_a_sample_is_the_same_in_another_batch_of_the_compiled_program(images, compiled_v2s):
     """Rows, batch size and replica (a shard of the batch) do not matter."""
     zero = tf.constant(0, tf.int64)
     whole = compiled_v2s(tf.constant(images), _ids(40), zero, zero).numpy()
-    rows = np.random.default_rng(batch).permutation(40)[:batch]
+    rows = np.random.default_rng(0).permutation(40)[:33]  # not a multiple of a chunk
     part = compiled_v2s(tf.constant(images[rows]), tf.constant(rows, tf.int64), zero, zero).numpy()
     assert (np.abs(part - whole[rows]) > 1).mean() <= 1e-4
     assert (part != whole[rows]).mean() <= 1e-3
