@@ -54,9 +54,9 @@ def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds
         first.append(_time(contestant, 0))
         warm = _time(contestant, 1)
         tell(f"{contestant.case}, {contestant.implementation}: first call {first[-1]:.2f} s, then {warm:.3f} s")
-        times = min(math.ceil(LONG_ENOUGH / max(warm, 1e-9)), LENGTHEN)
+        times = max(min(math.ceil(LONG_ENOUGH / max(warm, 1e-9)), LENGTHEN), 1)
         ready.append(_lengthened(contestant, times) if times > 1 else contestant)
-        warm *= max(times, 1)
+        warm *= times
         affordable = samples if math.isinf(seconds) else int(seconds / max(warm, 1e-9))
         counts.append(min(max(affordable, FEWEST), samples))
 

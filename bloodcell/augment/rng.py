@@ -27,7 +27,7 @@ def threefry2x32(key: tuple[tf.Tensor, tf.Tensor], counter: tuple[tf.Tensor, tf.
     Returns:
       Two uint32 tensors of independent uniform bits.
     """
-    schedule = (key[0], key[1], _xor(_xor(key[0], key[1]), tf.constant(_PARITY, tf.uint32)))
+    schedule = _schedule(key)
     x0, x1 = counter[0] + schedule[0], counter[1] + schedule[1]
     for step in range(_ROUNDS // 4):
         for rotation in _ROTATIONS[step % 2]:
@@ -67,7 +67,7 @@ def _rolled(key: tuple[tf.Tensor, tf.Tensor], counter: tuple[tf.Tensor, tf.Tenso
     XLA would fuse unrolled rounds into every reader of the bits, hash again for each, and compile each copy; what a
     loop carries is computed once.
     """
-    schedule = (key[0], key[1], _xor(_xor(key[0], key[1]), tf.constant(_PARITY, tf.uint32)))
+    schedule = _schedule(key)
     rotations = tuple(tf.constant(each, tf.uint32) for each in _ROTATIONS)
     like = tf.zeros_like(key[0] + counter[0])
 
@@ -75,8 +75,7 @@ def _rolled(key: tuple[tf.Tensor, tf.Tensor], counter: tuple[tf.Tensor, tf.Tenso
                     *keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
         for number in range(4):
             x0 = x0 + x1
-            left = tf.bitwise.left_shift(x1, now[number])
-            x1 = _xor(tf.bitwise.bitwise_or(left, tf.bitwise.right_shift(x1, 32 - now[number])), x0)
+            x1 = _xor(_rotate_left(x1, now[number]), x0)
         step = step + 1
         return (step, x0 + keys[1], x1 + keys[2] + step, then, now, keys[1], keys[2], keys[0])
 
@@ -142,9 +141,13 @@ def _xor(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.bitwise_xor(a, b)
 
 
-def _rotate_left(x: tf.Tensor, by: int) -> tf.Tensor:
-    left = tf.bitwise.left_shift(x, tf.constant(by, tf.uint32))
-    return tf.bitwise.bitwise_or(left, tf.bitwise.right_shift(x, tf.constant(32 - by, tf.uint32)))
+def _schedule(key: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    return key[0], key[1], _xor(_xor(key[0], key[1]), tf.constant(_PARITY, tf.uint32))
+
+
+def _rotate_left(x: tf.Tensor, by: tf.Tensor | int) -> tf.Tensor:
+    by = tf.convert_to_tensor(by, tf.uint32)
+    return tf.bitwise.bitwise_or(tf.bitwise.left_shift(x, by), tf.bitwise.right_shift(x, 32 - by))
 
 
 def _split(x: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
