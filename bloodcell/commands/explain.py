@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell import augment
-from bloodcell.commands import train
+from bloodcell.commands import parts
 from bloodcell.config import Config
 from bloodcell.data import demo
 from bloodcell.data.dataset import ImageSet
@@ -78,7 +78,7 @@ def training_images(config: Config) -> tuple[ImageSet, np.ndarray]:
         files = tuple(f"demo/train#{index}" for index in range(count))
         return ImageSet(pictures, labels, np.arange(count, dtype=np.int64), demo.CLASS_NAMES, config.data,
                         files), np.arange(whole, dtype=np.int64)
-    images = train.load_parts(config)["train"]
+    images = parts.load(config)["train"]
     return images, images.ids
 
 

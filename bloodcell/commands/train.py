@@ -20,9 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell import __version__, augment
-from bloodcell.commands import common
+from bloodcell.commands import common, parts as data_parts
 from bloodcell.config import Config, to_flagfile
-from bloodcell.data import sources, split
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
 from bloodcell.evaluate import plots, report
@@ -32,7 +31,6 @@ from bloodcell.train import checkpoints, loop, metrics_log, stages
 from bloodcell.train import strategy as strategies
 from bloodcell.train.tensorboard import Board
 
-DEFAULT_SPLIT = "fractions(0.83, 0.13, 0.04)"
 GRID_IMAGES = 16  # augmented images shown in the report
 
 
@@ -48,7 +46,7 @@ def run(config: Config) -> None:
     # ---- With what, and where ------------------------------------------------------------------------------------
     runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
                                  jit=config.jit, seed=config.seed)
-    parts = load_parts(config)
+    parts = data_parts.load(config)
     run_dir = config.run_dir
     if not config.dry_run:  # after the data, so that a mistyped --data leaves no empty folder
         _prepare(run_dir)
@@ -94,40 +92,6 @@ def run(config: Config) -> None:
                   history[-1]["step"])
     print(f"report: {run_dir / 'report.html'}", flush=True)
     common.print_result(figures, config.report)
-
-
-def load_parts(config: Config) -> dict[str, ImageSet]:
-    """Returns "train" and "val", and "test" where there is one, all of the model's size and with train's classes.
-
-    `--split` divides `--data`; else `--val_data` and `--test_data` are read; else the parts that the source itself has;
-    what is then missing is split off.
-
-    Raises:
-      InputError: a source that cannot be used.
-    """
-    def load(source: str, part: str, names: tuple[str, ...] | None = None) -> ImageSet:
-        return sources.load(source, part=part, image_size=config.image_size, seed=config.seed, class_names=names)
-
-    if config.split:
-        return _divided(load(config.data, "train"), config.split, config.seed)
-    if config.val_data:
-        parts = {"train": load(config.data, "train")}
-        names = parts["train"].class_names
-        parts["val"] = load(config.val_data, "val", names)
-        if config.test_data:
-            parts["test"] = load(config.test_data, "test", names)
-        return parts
-    parts = sources.load_parts(config.data, image_size=config.image_size, seed=config.seed)
-    if "val" not in parts:
-        spec_text = "fractions(0.87, 0.13)" if "test" in parts else DEFAULT_SPLIT
-        parts = {**parts, **_divided(parts["train"], spec_text, config.seed)}
-    return parts
-
-
-def _divided(images: ImageSet, spec_text: str, seed: int) -> dict[str, ImageSet]:
-    divided = split.split(images, spec_text, seed)
-    parts = {"train": divided.train, "val": divided.val}
-    return parts if divided.test is None else {**parts, "test": divided.test}
 
 
 def _prepare(run_dir: pathlib.Path) -> None:

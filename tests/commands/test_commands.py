@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bloodcell import config
-from bloodcell.commands import evaluate, predict, train
+from bloodcell.commands import evaluate, parts, predict, train
 from bloodcell.data import demo
 from bloodcell.errors import InputError
 from bloodcell.models import MissingWeights
@@ -149,7 +149,7 @@ def test_a_dry_run_writes_nothing(data, tmp_path, monkeypatch, capsys):
 
 def test_the_picture_shows_the_first_stages_images_and_what_they_are_mixed_of(data):
     mixed = settings(f"--data={data}", "--mix=cutmix(1.0)", "--stages=all(1, 1e-3, augment='') | all(1, 1e-3)")
-    part = train.load_parts(mixed)["train"]
+    part = parts.load(mixed)["train"]
     images, titles = train._augmented(part, mixed)
     plain, names = train._augmented(part, dataclasses.replace(mixed, mix=""))
     assert set(names) <= set(demo.CLASS_NAMES)
@@ -164,10 +164,10 @@ def test_the_picture_shows_the_first_stages_images_and_what_they_are_mixed_of(da
 
 
 def test_data_are_divided_by_default_and_explicit_sets_are_taken(data):
-    default = train.load_parts(settings(f"--data={data}"))
+    default = parts.load(settings(f"--data={data}"))
     assert [len(default[part]) for part in ("train", "val", "test")] != [96, 0, 0]
     assert sum(len(part) for part in default.values()) == 96
-    explicit = train.load_parts(settings(f"--data={data}", f"--val_data={data}"))
+    explicit = parts.load(settings(f"--data={data}", f"--val_data={data}"))
     assert {name: len(part) for name, part in explicit.items()} == {"train": 96, "val": 96}
 
 

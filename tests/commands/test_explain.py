@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bloodcell import augment, config
-from bloodcell.commands import explain, train
+from bloodcell.commands import explain, parts
 from bloodcell.data import demo
 from bloodcell.errors import InputError
 from bloodcell.evaluate import contact_sheet
@@ -46,7 +46,7 @@ def drawn(monkeypatch):
 def test_the_columns_are_the_training_images_of_epochs_1_to_8(data, drawn, tmp_path):
     chosen = settings(f"--data={data}", "--seed=3", f"--workdir={tmp_path}")
     explain.run(chosen)
-    learned = train.load_parts(chosen)["train"]
+    learned = parts.load(chosen)["train"]
     everything = augment.parse(POLICY)
     for row, picture in enumerate(drawn["images"]):
         index = next(i for i, image in enumerate(learned.images) if np.array_equal(image, picture[0]))
@@ -61,7 +61,7 @@ def test_the_demo_set_is_the_one_that_training_has(drawn, tmp_path, monkeypatch)
     monkeypatch.setattr(demo, "PART_SIZES", {"train": 70, "val": 8, "test": 8})
     chosen = settings("--seed=2", f"--workdir={tmp_path}")
     images, ids = explain.training_images(chosen)
-    learned = train.load_parts(chosen)["train"]
+    learned = parts.load(chosen)["train"]
     np.testing.assert_array_equal(ids, learned.ids)
     np.testing.assert_array_equal(images.images, learned.images[:len(images)])
     np.testing.assert_array_equal(images.labels, np.asarray(learned.labels)[:len(images)])
