@@ -1,4 +1,4 @@
-"""The sets that a training learns from and is measured on: what `--data`, `--val_data`, `--test_data` and `--split` mean together.
+"""What a training learns from and is measured on: `--data`, `--val_data`, `--test_data` and `--split` taken together.
 
 How a source is read and how a set is divided belong to `data`; here is their order.
 """

@@ -20,7 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell import __version__, augment
-from bloodcell.commands import common, parts as data_parts
+from bloodcell.commands import common
+from bloodcell.commands import parts as data_parts
 from bloodcell.config import Config, to_flagfile
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
