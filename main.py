@@ -6,6 +6,7 @@ What belongs here: turning a user's mistake into one line on stderr and an exit 
 import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +15,10 @@ from bloodcell.errors import InputError
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _USERS_LOG_LEVEL = os.environ.get(_LOG_LEVEL)
+
+# An InputError of a function that a tf.data stage calls (a shard that has gone during the run) arrives as an error of
+# TensorFlow's, with the stack trace of the function in its text.
+_SAID_WITHIN = re.compile(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", re.MULTILINE)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +41,12 @@ def main(argv: list[str] | None = None) -> int:
         importlib.import_module(f"bloodcell.commands.{settings.mode}").run(settings)
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    except Exception as error:
+        line = _SAID_WITHIN.search(str(error))
+        if line is None:
+            raise
+        print("error:", line[1], file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

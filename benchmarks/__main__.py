@@ -1,4 +1,6 @@
-"""`python -m benchmarks {ops,policies,all,report}`: ours against the libraries people use, side by side.
+"""`python -m benchmarks {ops,policies,input,all,report}`: ours against the libraries people use, side by side.
+
+`input` is ours alone: images in memory against TFRecords that are streamed.
 
 Prints a table and the verdicts on the goals; writes strict JSON (--json), and a page with charts (--results). Peers
 that are not installed (`pip install -e '.[benchmarks,addons]'`) are named and left out. `report` only draws the page
@@ -16,7 +18,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-SUITES = ("ops", "policies")
+SUITES = ("ops", "policies", "input")
 RESULTS = pathlib.Path("benchmarks/results")
 
 
@@ -50,7 +52,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
                         help=f"also write each suite's JSON and chart and a page to this folder (default {RESULTS})")
     parser.add_argument("--samples", type=int, default=15, help="timed runs of each contestant, at most (default 15)")
     parser.add_argument("--seconds", type=float,
-                        help="what a contestant's timed runs may take (default 1 in ops, 5 in policies)")
+                        help="what a contestant's timed runs may take (default 1 in ops, 5 in policies, 60 in input)")
     parser.add_argument("--only", type=_pattern, default="", help="only cases in whose names this expression occurs")
     args = parser.parse_args(argv)
     if args.samples < 1:
@@ -107,7 +109,7 @@ def _run(args: argparse.Namespace) -> None:
         if args.results:
             report.write_json(args.results / f"{suite}.json", results[-1])
     merged = report.merge(results)
-    print(report.goals(verdicts.judge(merged["rows"], merged["memory"])))
+    print(report.goals(verdicts.judge(merged["rows"], merged["memory"], merged["streams"])))
     if args.json:
         report.write_json(args.json, {**merged, "command": _command(args, args.suite)})
     if args.results:

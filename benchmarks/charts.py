@@ -14,8 +14,10 @@ from benchmarks import verdicts
 STYLE = {
     "xla": ("#D55E00", "o"), "eager": ("#E69F00", "o"), "keras": ("#0072B2", "s"), "tfa": ("#56B4E9", "D"),
     "dali": ("#009E73", "^"), "albumentations": ("#CC79A7", "v"), "pillow": ("#555555", "P"),
+    "memory": ("#0072B2", "s"), "tfrecord": ("#D55E00", "o"),
 }
-OURS = {"xla": "bloodcell, compiled", "eager": "bloodcell, eager"}
+OURS = {"xla": "bloodcell, compiled", "eager": "bloodcell, eager", "memory": "images in memory",
+        "tfrecord": "TFRecords, streamed"}
 _INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
 Rates = Mapping[tuple[str, str], float]
 
@@ -27,7 +29,7 @@ def png(suite: str, result: Mapping[str, Any]) -> bytes:
     figure = _ops(of, titles) if suite == "ops" else _policies(of, titles, result)
     hardware = result["hardware"]
     where = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"][:1]])
-    what = {"ops": "One op at a time", "policies": "Whole policies"}[suite]
+    what = {"ops": "One op at a time", "policies": "Whole policies", "input": "Feeding a training"}[suite]
     figure.text(0.02, 1 - 0.30 / figure.get_figheight(), f"{what}: images per second, higher is better",
                 fontsize=14, fontweight="bold", color=_INK, va="center")
     figure.text(0.02, 1 - 0.58 / figure.get_figheight(),

@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks import charts, verdicts
 from bloodcell.files import write_atomically
 
-SUITES = ("ops", "policies")
-OURS = {"xla": "ours, compiled", "eager": "ours, eager"}
+SUITES = ("ops", "policies", "input")
+OURS = {"xla": "ours, compiled", "eager": "ours, eager", "memory": "in memory", "tfrecord": "TFRecords, streamed"}
 Result = dict[str, Any]
 
 
@@ -32,7 +32,8 @@ def merge(results: Sequence[Result]) -> Result:
     """Joins the results of several suites to one document: rows and memory in a row, the rest of the last."""
     merged = dict(results[-1])
     merged["rows"] = [row for result in results for row in result["rows"]]
-    merged["memory"] = [each for result in results for each in result.get("memory", [])]
+    for name in ("memory", "streams"):
+        merged[name] = [each for result in results for each in result.get(name, [])]
     return merged
 
 
@@ -58,7 +59,7 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
 def markdown(results: Mapping[str, Result]) -> str:
     """Returns the page: verdicts, a table and a chart for each suite, and how it was measured."""
     everything = merge(list(results.values()))
-    judged = verdicts.judge(everything["rows"], everything["memory"])
+    judged = verdicts.judge(everything["rows"], everything["memory"], everything["streams"])
     parts = ["# Benchmark results",
              "Written by `python -m benchmarks`; do not edit. Images per second, median of repeated runs (quartiles in "
              "the JSON beside); higher is better.",
@@ -66,7 +67,8 @@ def markdown(results: Mapping[str, Result]) -> str:
                  (each.goal, f"**{each.word()}**" if each.met is False else each.word(), each.figures)
                  for each in judged])]
     for suite, result in results.items():
-        parts += [f"## {suite.capitalize()}", f"![{suite}]({suite}.png)", _rates(result)]
+        parts += [f"## {suite.capitalize()}", f"![{suite}]({suite}.png)",
+                  _feeds(result) if suite == "input" else _rates(result)]
         if suite == "ops":
             parts.append(_losses(result))
         if result.get("memory"):
@@ -75,6 +77,13 @@ def markdown(results: Mapping[str, Result]) -> str:
                       _table(("policy", "compile, s", "extra memory, float32 batches"), [
                           (each["case"], _compile_seconds(result, each["case"]), f"{each['float32_batches']:.2f}")
                           for each in result["memory"]])]
+        if result.get("streams"):
+            parts += ["One epoch at a batch of 64 in a process of its own, with all that TensorFlow takes (file caches "
+                      "not counted):",
+                      _table(("images", "where", "peak memory, MiB", "reading all once, s", "one epoch, s"), [
+                          (f"{each['images']:,}", "in memory" if each["cache"] == "memory" else "streamed",
+                           f"{each['peak_mib']:,}", f"{each['load_seconds']:.1f}", f"{each['epoch_seconds']:.1f}")
+                          for each in result["streams"]])]
         parts.append(_conditions(result))
     parts += ["## Method", _METHOD, _peers(everything)]
     return "\n\n".join(parts) + "\n"
@@ -84,9 +93,12 @@ _METHOD = """\
 Everybody starts with the same rendered cells, uint8 in memory, and ends with uint8 or float32 images in host memory.
 A first call (tracing, compiling) is timed apart and a second warms up; then the contestants of a case take turns, A B
 A B, so that a busy machine slows them alike. In `ops`, a case is an op at 0.4 of its range for all samples; in
-`policies`, all take turns in one round. Slow contestants have fewer runs (`samples` in the JSON), never fewer than
-three. A run lasts a fifth of a second at least, over as many batches as that takes: what follows a pause or somebody
-else's work is slow at first. Pipelines, which work ahead, begin and end within the run."""
+`policies`, all take turns in one round; in `input`, the same images come in the same order from memory and from
+TFRecords (512 rendered cells, turned, rolled, lighter or darker each time), alone or into the step of one network
+(MobileNetV3-small, augmented), and the first read, which checks the files, is not timed. Slow contestants have fewer
+runs (`samples` in the JSON), never fewer than three. A run lasts a fifth of a second at least, over as many batches as
+that takes: what follows a pause or somebody else's work is slow at first. Pipelines, which work ahead, begin and end
+within the run."""
 
 
 def _titles(result: Result) -> dict[str, str]:
@@ -105,6 +117,14 @@ def _rates(result: Result) -> str:
         ratio = f"{mine / max(peers):.2f}x" if peers and mine else ""
         table.append((f"`{case}`", *cells, f"**{ratio}**" if ratio and mine and mine < max(peers) else ratio))
     return _table(("case", *(_titles(result)[name] for name in names), "ours to the fastest peer"), table)
+
+
+def _feeds(result: Result) -> str:
+    """A row for each case: from memory, streamed, and how much of the one the other is."""
+    of = {(case, name): rate for (_, case, name), rate in verdicts.rates(result["rows"]).items()}
+    table = [(f"`{case}`", f"{of[case, 'memory']:,.0f}", f"{of[case, 'tfrecord']:,.0f}",
+              f"{of[case, 'tfrecord'] / of[case, 'memory']:.2f}x") for case in dict.fromkeys(case for case, _ in of)]
+    return _table(("case", "in memory", "streamed", "streamed to in memory"), table)
 
 
 def _losses(result: Result) -> str:

@@ -8,6 +8,8 @@ RANDAUGMENT, V2S = "randaugment(2, 9)", "v2s"
 OVER_DALI, OVER_KERAS, V2S_OVER_KERAS = 1.5, 10.0, 5.0  # times as fast
 COMPILE_SECONDS = 20.0
 MEMORY_BATCHES = 8.0  # of float32
+STREAMED = 0.95  # of the speed from memory
+GROWTH = 1.05  # of the peak memory from the smaller set to the larger
 PEERS_OF_OPS = {"keras": "Keras 3", "tfa": "tf.image + TFA"}
 
 Rates = Mapping[tuple[str, str, str], float]
@@ -31,12 +33,14 @@ def rates(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], float
     return {(row["suite"], row["case"], row["implementation"]): row["images_per_second"]["median"] for row in rows}
 
 
-def judge(rows: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+def judge(rows: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]],
+          streams: Sequence[Mapping[str, Any]] = ()) -> list[Verdict]:
     """Judges every goal.
 
     Args:
-      rows: of the suites `ops` and `policies`, or what there is of them.
+      rows: of all suites, or what there is of them.
       memory: what `benchmarks.memory.measure` returned.
+      streams: what `benchmarks.streaming.measure` returned.
     """
     of = rates(rows)
     return [
@@ -46,6 +50,8 @@ def judge(rows: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]]
         *(_no_op_slower(of, peer, title) for peer, title in PEERS_OF_OPS.items()),
         _compile(rows),
         _memory(memory),
+        _streamed(of),
+        _growth(streams),
     ]
 
 
@@ -91,3 +97,23 @@ def _memory(memory: Sequence[Mapping[str, Any]]) -> Verdict:
     worst = max(memory, key=lambda each: each["float32_batches"])
     return Verdict(goal, worst["float32_batches"] < MEMORY_BATCHES,
                    f"at most {worst['float32_batches']:.2f} ({worst['case']})")
+
+
+def _streamed(of: Rates) -> Verdict:
+    goal = f"training on streamed TFRecords at {STREAMED:.0%} of the speed from memory, or more"
+    ratios = [(case, of["input", case, "tfrecord"] / rate) for (suite, case, name), rate in of.items()
+              if suite == "input" and name == "memory" and case.startswith("train")]
+    if not ratios:
+        return Verdict(goal, None, "no row of training in `input`")
+    return Verdict(goal, all(ratio >= STREAMED for _, ratio in ratios),
+                   ", ".join(f"{case}: {ratio:.1%}" for case, ratio in ratios))
+
+
+def _growth(streams: Sequence[Mapping[str, Any]]) -> Verdict:
+    goal = "peak memory of a streamed epoch does not grow with the set"
+    peaks = {each["images"]: each["peak_mib"] for each in streams if each["cache"] == "none"}
+    if len(peaks) < 2:
+        return Verdict(goal, None, "not measured")
+    few, many = min(peaks), max(peaks)
+    return Verdict(goal, peaks[many] <= GROWTH * peaks[few],
+                   f"{peaks[few]:,} MiB with {few:,} images, {peaks[many]:,} with {many:,}")

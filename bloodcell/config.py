@@ -16,8 +16,9 @@ from absl import flags
 from bloodcell import spec
 from bloodcell.errors import InputError, did_you_mean
 
-MODES = ("train", "evaluate", "predict", "explain")
-EXPLANATIONS = ("augment",)
+MODES = ("train", "evaluate", "predict", "audit", "explain")
+EXPLANATIONS = ("augment", "segment")
+SPLIT_OF_RUN = "run"  # --split of an evaluation: as the checkpoint's run was divided
 
 
 class _Whole(flags.ArgumentParser):
@@ -51,18 +52,53 @@ class Config:
     """What a run is: one field a flag (its help says values and unit), and `recipe`, the flagfile's name."""
 
     mode: str = _flag("train", (
-        "What to do: train a model, evaluate a checkpoint on labelled data, predict on new images, or explain "
-        "(--explain says what)."), choices=MODES)
+        "What to do: train a model, evaluate a checkpoint on labelled data, predict on new images, audit labelled data "
+        "(find contaminants, copies and wrong labels, write a clean set), or explain (--explain says what)."),
+        choices=MODES)
     data: str = _flag("demo", (
         "Images: 'demo' (rendered, offline), a .npz (keys images+labels, or MedMNIST's six), a folder (one folder "
         "per class; flat for predict), a .tfrecord glob, 'bloodmnist' or 'bloodmnist:SIZE' with SIZE 28, 64, 128 "
         "or 224 (downloaded once). Evaluate takes the test part where the data has parts."))
     val_data: str = _flag("", "Validation set, in the forms of --data. Empty: taken from --data.")
     test_data: str = _flag("", "Test set, in the forms of --data. Empty: taken from --data.")
+    max_bad_images: int = _flag(0, (
+        "How many images of a folder or of TFRecords, at most, may be left out because they cannot be used (cut short, "
+        "damaged, oversized, no image at all); more is an error. The run says which, predict lists them with the flag "
+        "'unreadable'. Nothing ever takes their place."))
+    cache: str = _flag("auto", (
+        "Where decoded images of TFRecords are: in 'memory'; 'none': nowhere, each is read and decoded when its turn "
+        "comes, so a set may be larger than memory; 'auto': in memory where they take less than a fourth of what is "
+        "free. Other sources are always in memory. Results are the same, to the bit."),
+        choices=("auto", "memory", "none"))
+    clean: str = _flag("auto", (
+        "What training leaves out of --data (validation and test sets of their own are left as they are): 'auto' "
+        "audits a set that is neither rendered nor written by an audit, and leaves out what --audit_rules remove; an "
+        "audit.json or a kept.txt is an earlier audit of the same data; 'none' leaves it as it is. A line and the "
+        "report say what was left out."))
+    audit_rules: str = _flag("", (
+        "Rules of an audit, in order, below; each takes remove=True or False. Empty: all of them, of which 'repeats' "
+        "and 'examples' remove and the others report. Example: 'repeats(copies=10) | duplicates(remove=True)'."))
+    audit_keep: str = _flag("", "Positions in --data that an audit never removes, for example 5,100-120.")
+    audit_write: str = _flag("npz", (
+        "The clean set that --mode=audit writes into the run's folder: clean.npz, kept.txt (the kept positions, for "
+        "--clean), or TFRecords."), choices=("npz", "index", "tfrecord"))
+    audit_features: str = _flag("auto", (
+        "Whose features an audit measures distances in: a backbone's, with its ImageNet weights, or 'pixels'; 'auto' "
+        "is efficientnet_lite0 where its weights are installed, else pixels."))
+    contaminants: str = _flag("", (
+        "Known contaminants for the rule 'examples': positions in --data or image files, for example "
+        "13202,13690,logo.png."))
     split: str = _flag("", (
-        "How --data is split, stratified and the same for one seed: 'fractions(0.83, 0.13, 0.04)' are the shares "
-        "of train, validation and test. Empty: the parts that --data itself has, else those fractions. With "
-        "--mode=evaluate: use the test part of this split."))
+        "How --data is split, stratified, copies of a picture together, and the same for one seed: 'fractions(0.83, "
+        "0.13, 0.04)' are the shares of train, validation and test; 'kfold(5, fold=0)', 'balanced_test(100)' and "
+        "'two_copies(0.6, 1.0)' are below. Empty: the parts that --data itself has, else those fractions. With "
+        "--mode=evaluate: use the last part of this split, or with 'run' that of the checkpoint's run."))
+    segment: str = _flag("", (
+        "What becomes of what is not the cell, in all images: 'threshold(fill=255)' keeps the stained object in the "
+        "middle, 'knn(k=5, masks=\'FOLDER\', fill=255)' what K nearest neighbours on colour and position take for the "
+        "foreground of a few images with masks (without masks: of clear cells of the training part); the rest gets the "
+        "fill, a grey level 0..255, 'white', 'black' or 'mean'. Saved with the run; evaluate and predict do the same "
+        "by themselves. Empty: nothing."))
     model: str = _flag("efficientnet_v2_s", (
         "Backbone, for example efficientnet_v2_s, mobilenet_v3_large, mobilenet_v3_small or efficientnet_lite0."))
     weights: str = _flag("imagenet", (
@@ -95,7 +131,9 @@ class Config:
         "views of each image, itself without augmentation and two by --augment: cross-entropy of the first, plus "
         "weight times the Jensen-Shannon divergence of the three predictions, in nats (a step costs three times as "
         "much). Validation takes the cross-entropy alone."))
-    balance: str = _flag("none", "What is done about unequal classes: 'none', or 'class_weights' (inverse frequency).")
+    balance: str = _flag("none", (
+        "What is done about unequal classes of the training part: 'none', 'class_weights' (in the loss), "
+        "'replicate(2000)', 'sampler', 'synthetic(1500)' or 'smote(k=5)', all below; numbers are images a class."))
     batch_size: int = _flag(64, "Images a step, over all replicas together.", low=1, high=65536)
     early_stopping: int = _flag(0, (
         "Epochs without a better validation accuracy (ties: loss) after which a stage ends. 0: never."), high=10000)
@@ -120,10 +158,11 @@ class Config:
     predictions: str = _flag("", (
         "CSV written by --mode=predict, columns file,label,name,p0..pN,confidence,novelty,flag. confidence is the "
         "largest probability; novelty is the entropy of the probabilities over its maximum, 0 (certain) to 1 (all "
-        "classes alike); flag is 'low_confidence' below a confidence of 0.5."))
+        "classes alike); flag is 'low_confidence' below a confidence of 0.5, 'unreadable' without figures."))
     explain: str = _flag("", (
         "What --mode=explain shows: 'augment' writes explain_augment.png into the run's folder, a sheet of training "
-        "images under --augment in epochs 1 to 8, and the share of images that draw each op."))
+        "images under --augment in epochs 1 to 8, and the share of images that draw each op; 'segment' writes "
+        "explain_segment.png, cells of every class before and after --segment, and the share of foreground."))
     dry_run: bool = _flag(False, "Build everything, train one batch, say what would run, and write nothing.")
     profile_steps: str = _flag("", (
         "First and last step of a profiler trace for TensorBoard, for example 10,20. Empty: none."))
@@ -208,6 +247,7 @@ def _recipe(argv: list[str]) -> str:
 def help_text() -> str:
     """Returns the text of `--help`: every flag with its values and default, and the ops of a policy."""
     from bloodcell import augment  # here: see `_validate_specs`
+    from bloodcell.data import audit, balance, segment, split
 
     def described(entries: Mapping[str, Any]) -> str:
         text = ""
@@ -225,7 +265,15 @@ def help_text() -> str:
             "What --augment and --val_augment are made of, beside op | op and op@p (with probability p):\n\n"
             f"{described({**augment.REGISTRY, **augment.COMBINATORS})}\n"
             "What --mix is made of:\n\n"
-            f"{described(augment.MIXES)}")
+            f"{described(augment.MIXES)}\n"
+            "What --split is one of:\n\n"
+            f"{described(split.SPLITS)}\n"
+            "What --balance is one of:\n\n"
+            f"{described(balance.BALANCES)}\n"
+            "What --audit_rules is made of:\n\n"
+            f"{described(audit.RULES)}\n"
+            "What --segment is one of:\n\n"
+            f"{described(segment.SEGMENTERS)}")
 
 
 def _parameter(param: spec.Param) -> str:
@@ -257,7 +305,9 @@ def validate(config: Config) -> None:
     if config.mode == "explain" and config.explain not in EXPLANATIONS:
         raise InputError(f"--mode=explain expected --explain={' or '.join(EXPLANATIONS)}, received "
                          f"{repr(config.explain) if config.explain else 'none'}; try --explain={EXPLANATIONS[0]}")
-    if config.mode == "explain" and not config.augment:
+    if config.mode == "explain" and config.explain == "segment" and not config.segment:
+        raise InputError("--explain=segment expected --segment=SPEC, received none; try --segment=threshold")
+    if config.mode == "explain" and config.explain == "augment" and not config.augment:
         raise InputError("--explain=augment expected --augment=POLICY, received none; "
                          "try --augment='flip | rotate(180)'")
     if config.split and (config.val_data or config.test_data):
@@ -271,8 +321,9 @@ def validate(config: Config) -> None:
 def _validate_specs(config: Config) -> None:
     # Imported here, because these rooms need TensorFlow's import (seconds), and a mistyped flag should not wait for it.
     from bloodcell import augment, models
-    from bloodcell.data import split
-    from bloodcell.train import balance, losses, optimizers, schedules, stages
+    from bloodcell.data import audit, balance, segment, split
+    from bloodcell.models import features
+    from bloodcell.train import losses, optimizers, schedules, stages
 
     augment.parse(config.augment)
     augment.parse(config.val_augment, what="val_augment")
@@ -282,8 +333,12 @@ def _validate_specs(config: Config) -> None:
     schedules.parse(config.schedule)
     if losses.parse(config.loss).views > 1:
         stages.need_policies(plan, config.augment)
-    balance.parse(config.balance)
-    if config.split:
+    audit.parse(config.audit_rules)
+    features.validate(config.audit_features)
+    balance.validate(config.balance)
+    segment.parse(config.segment)
+    augment.parse(balance.policy(config.balance), what="balance: policy")
+    if config.split and not (config.mode == "evaluate" and config.split == SPLIT_OF_RUN):
         split.validate(config.split)
     if config.mode == "train":  # elsewhere the checkpoint says which network it is
         try:

@@ -96,3 +96,25 @@ def test_the_program_itself_prints_one_line_without_tensorflows_chatter(tmp_path
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
+
+
+def test_a_users_mistake_within_a_stage_of_tf_data_is_one_line_too(capfd, monkeypatch):
+    """A shard that goes while a training reads it: the error comes out of TensorFlow, as an error of its own."""
+    import tensorflow as tf
+
+    from bloodcell.commands import train
+    from bloodcell.errors import InputError
+
+    def reads(_):
+        def gone(number):
+            raise InputError("x.tfrecord: expected a file, received none; try again")
+        for _ in tf.data.Dataset.range(3).map(lambda number: tf.numpy_function(gone, [number], tf.int64)):
+            pass
+
+    monkeypatch.setattr(train, "run", reads)
+    status, _, lines = call(capfd, *SMALL)
+    # before it, TensorFlow's own log, which a process that starts with main is spared
+    assert (status, lines[-1]) == (1, "error: x.tfrecord: expected a file, received none; try again")
+    monkeypatch.setattr(train, "run", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call(capfd, *SMALL)

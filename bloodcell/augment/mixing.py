@@ -36,6 +36,10 @@ class Draws(NamedTuple):
     share: tf.Tensor
     box: tf.Tensor
 
+    def only(self, active: tf.Tensor) -> "Draws":
+        """Returns draws that leave the samples which are not active (bool [B]) as they are; others may meet them."""
+        return Draws(self.partner, tf.where(active, self.share, 0.0), tf.where(active[:, tf.newaxis], self.box, 0))
+
 
 @dataclasses.dataclass(frozen=True)
 class MixOp:

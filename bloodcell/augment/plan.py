@@ -182,6 +182,11 @@ def draw(stages: Sequence[Stage], u: tf.Tensor) -> Draws:
     return draws
 
 
+def only(draws: Draws, active: tf.Tensor) -> Draws:
+    """Returns draws that give no op to the samples that are not active (bool [B], the last axis of every `on`)."""
+    return {path: {**each, "on": each["on"] & active} for path, each in draws.items()}
+
+
 def _draw_passes(stage: Repeat, u: tf.Tensor, copies: int = 1) -> Draws:
     """Draws each pass of each copy from uniforms of its own: those of a copy's passes follow one another.
 

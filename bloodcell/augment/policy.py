@@ -28,7 +28,7 @@ class Policy:
         return f"augment.parse({str(self)!r})"
 
     def __call__(self, images: tf.Tensor, sample_ids: tf.Tensor, *, epoch: tf.Tensor | int, seed: tf.Tensor | int,
-                 dtype: str = "float32") -> tf.Tensor:
+                 dtype: str = "float32", active: tf.Tensor | None = None) -> tf.Tensor:
         """Augments a batch. Pure and compilable: call it eagerly, in a `tf.function` (`jit_compile=True`) or in a map.
 
         Args:
@@ -37,6 +37,7 @@ class Policy:
           epoch: int64 scalar.
           seed: int64 scalar.
           dtype: of the result; a cast is the last thing that happens.
+          active: bool [B]; the other images come out as they are, and cost nothing. None: all.
 
         Returns:
           [B, H, W, 3] of `dtype`, whole grey levels 0..255.
@@ -46,7 +47,8 @@ class Policy:
             raise ValueError(f"expected images as uint8 [B, H, W, 3], received {images.dtype.name} {images.shape}")
         if not self._stages:
             return tf.cast(images, tf.as_dtype(dtype))
-        return self.apply(images, self.draw(sample_ids, epoch=epoch, seed=seed), dtype=dtype)
+        draws = self.draw(sample_ids, epoch=epoch, seed=seed)
+        return self.apply(images, draws if active is None else plan.only(draws, active), dtype=dtype)
 
     def draw(self, sample_ids: tf.Tensor, *, epoch: tf.Tensor | int, seed: tf.Tensor | int) -> Draws:
         """Draws every parameter of every sample.

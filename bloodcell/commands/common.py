@@ -1,15 +1,17 @@
 """What several commands share: the first line, the last line, and the measuring between them."""
 
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from bloodcell.config import Config
-from bloodcell.data.dataset import ImageSet
+from bloodcell.data.dataset import ImageSet, first_left_out
 from bloodcell.errors import InputError
 from bloodcell.evaluate import inference, metrics
 from bloodcell.files import write_atomically
@@ -19,12 +21,39 @@ LINE_SECONDS = 10.0  # between two lines of progress
 
 
 def print_header(runtime: Runtime, origin: str, parts: Mapping[str, ImageSet]) -> None:
-    """Prints the first line: devices, precision, jit mode and data."""
+    """Prints the first line: devices, precision, jit mode, data, and which of it is streamed from its files."""
     counts = ", ".join(f"{len(images):,} {part}" for part, images in parts.items())
+    streamed = [part for part, images in parts.items() if not isinstance(images.images, np.ndarray)]
+    where = "in memory" if not streamed else "streamed" if len(streamed) == len(parts) else (
+        f"{' and '.join(streamed)} streamed, the rest in memory")
     first = next(iter(parts.values()))
     print(f"devices: {runtime.devices} | precision: {runtime.precision} | jit: {runtime.jit} | "
           f"data: {origin}: {counts} images, {first.images.shape[1]}x{first.images.shape[2]}, "
-          f"{first.num_classes} classes", flush=True)
+          f"{first.num_classes} classes, {where}", flush=True)
+    print_left_out(parts)
+
+
+def print_left_out(parts: Mapping[str, ImageSet]) -> None:
+    """Prints a line for each source of which images were left out: how many of how many, and the first of them."""
+    for (origin, left_out), count in _left_out(parts).items():
+        print(f"left out: {len(left_out):,} of {count + len(left_out):,} images of {origin}, which cannot be used: "
+              f"{first_left_out(left_out)}", flush=True)
+
+
+def left_out_entries(parts: Mapping[str, ImageSet]) -> list[dict[str, str]]:
+    """Returns `origin`, `file` and `reason` of every image that was left out, for report.json."""
+    return [{"origin": origin, "file": name, "reason": reason}
+            for origin, left_out in _left_out(parts) for name, reason in left_out]
+
+
+def _left_out(parts: Mapping[str, ImageSet]) -> dict[tuple[str, tuple[tuple[str, str], ...]], int]:
+    """Each source with what it left out, and its number of images; parts that were split from one source are one."""
+    counts: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+    for images in parts.values():
+        if images.left_out:
+            source = images.origin, images.left_out
+            counts[source] = counts.get(source, 0) + len(images)
+    return counts
 
 
 def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runtime) -> dict[str, Any]:
@@ -49,6 +78,18 @@ def counter(verb: str, total: int, progress: str) -> Callable[[int], None]:
             print(f"{verb} {done:,}/{total:,} images, {done / (now - began):,.0f} images/s", flush=True)
 
     return count
+
+
+def make_folder(run_dir: pathlib.Path) -> None:
+    """Makes the run's folder; InputError where it cannot be made or written."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(run_dir, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise InputError(f"--workdir expected a folder that can be written, received {run_dir} ({reason}); "
+                         "try --workdir=FOLDER elsewhere")
 
 
 def check_output(path: str, flag: str) -> None:

@@ -1,8 +1,10 @@
 """`--mode=evaluate`: the figures of a run's best weights on labelled images."""
 
-from bloodcell.commands import common
-from bloodcell.config import Config
-from bloodcell.data import sources, split
+import pathlib
+
+from bloodcell.commands import common, parts, segmenting
+from bloodcell.config import SPLIT_OF_RUN, Config
+from bloodcell.data import division, sources
 from bloodcell.errors import InputError
 from bloodcell.train import checkpoints
 from bloodcell.train import strategy as strategies
@@ -12,7 +14,7 @@ def run(config: Config) -> None:
     """Measures `--checkpoint` on `--data` and ends by printing one line of JSON.
 
     All of `--data` is used; of a source with parts of its own (demo, MedMNIST, folders with train/ and test/) the test
-    part, and with `--split` the last part of that split.
+    part, and with `--split` the last part of that split; `--split=run` is the division that the run's folder holds.
 
     Raises:
       InputError: a checkpoint or data that cannot be used, or data of other classes.
@@ -21,13 +23,19 @@ def run(config: Config) -> None:
     runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
                                  jit=config.jit, seed=config.seed)
     model, about = checkpoints.load_model(config.checkpoint)
-    part = "train" if config.split else "test"
-    images = sources.load(config.data, part=part, image_size=about["image_size"], seed=config.seed,
-                          class_names=about["class_names"])
-    if config.split:
-        divided = split.split(images, config.split, config.seed)
-        part, images = ("val", divided.val) if divided.test is None else ("test", divided.test)
+    size, names = about["image_size"], about["class_names"]
+    if config.split and config.split != SPLIT_OF_RUN:  # cleaned and divided as a training with these flags does
+        divided = parts.of_split(config, config.split, image_size=size, names=names)
+        part = "test" if "test" in divided else "val"
+        images = divided[part]
+    else:
+        part = "train" if config.split else "test"
+        images = sources.load(config.data, part=part, image_size=size, seed=config.seed, class_names=names,
+                              max_bad_images=config.max_bad_images, cache=config.cache)
+        if config.split:
+            part, images = division.held_out(pathlib.Path(config.checkpoint), images, config.data)
     if images.labels is None:
         raise InputError(f"--data expected labelled images, received {config.data} without labels; try --mode=predict")
     common.print_header(runtime, config.data, {part: images})
+    images = segmenting.of_run(images, config, about)
     common.print_result(common.measure(model, images, config, runtime), config.report)

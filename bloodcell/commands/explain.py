@@ -1,4 +1,4 @@
-"""`--mode=explain`: pictures that say what happens. So far of a policy: `--explain=augment`."""
+"""`--mode=explain`: pictures that say what happens: of a policy (`augment`), of a segmentation (`segment`)."""
 
 import re
 from collections.abc import Mapping
@@ -8,14 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell import augment
-from bloodcell.commands import parts
+from bloodcell.commands import common, parts, segmenting
 from bloodcell.config import Config
 from bloodcell.data import demo
 from bloodcell.data.dataset import ImageSet
 from bloodcell.evaluate.contact_sheet import Bar, contact_sheet_png
 from bloodcell.files import write_atomically
 
-SHEET = "explain_augment.png"
+SHEET, SEGMENT_SHEET = "explain_augment.png", "explain_segment.png"
+SEGMENT_ROWS = 2  # of three cells, for each class
 EPOCHS = 8
 LEAST_ROWS, MOST_ROWS = 8, 24  # every class has a row, up to the latter
 COUNTED = 4096  # training images whose draws are counted, at most
@@ -27,7 +28,25 @@ def run(config: Config) -> None:
     Raises:
       InputError: data or a folder that cannot be used.
     """
-    explain_augment(config)
+    if config.explain == "segment":
+        explain_segment(config)
+    else:
+        explain_augment(config)
+
+
+def explain_segment(config: Config) -> None:
+    """Writes `explain_segment.png` into the run's folder: cells of every class, their foreground, and what is left.
+
+    The cells are the first of each class in the training part that `--mode=train` has under the same flags.
+    """
+    _, segmentation = segmenting.in_training({"train": parts.load(config)["train"]}, config, rows=SEGMENT_ROWS)
+    if segmentation is None:
+        raise ValueError("expected --segment")
+    for bar in segmentation.shares:
+        print(f"  {bar.name:<24}  {100 * bar.share:5.1f} %  {bar.remark}")
+    path = config.run_dir / SEGMENT_SHEET
+    write_atomically(path, segmentation.png())
+    print(f"wrote {path}", flush=True)
 
 
 def explain_augment(config: Config) -> None:
@@ -36,16 +55,20 @@ def explain_augment(config: Config) -> None:
     The images are training's own: the training part of `--data` with the ids, seed and epochs that `--mode=train` has
     under the same flags. So the column "epoch 3" shows what the step sees in the third epoch, to the pixel but for
     single grey levels where compiled and eager arithmetic round differently. A stage's own policy is not looked at.
+    Of the demo set few images are rendered, and `--segment` learns from these.
     """
     policy = augment.parse(config.augment)
     images, ids = training_images(config)
     print(f"data: {config.data}: {len(ids):,} training images, {images.images.shape[1]}x{images.images.shape[2]}, "
           f"{images.num_classes} classes | seed: {config.seed} | epochs: 1 to {EPOCHS}", flush=True)
+    common.print_left_out({"train": images})
+    images = segmenting.in_training({"train": images}, config)[0]["train"]
 
     few = images.subset(rows_of_every_class(np.asarray(images.labels)))
-    versions = [few.images]
+    originals = few.images[:]  # of images that stay in files, these alone are read
+    versions = [originals]
     for epoch in range(1, EPOCHS + 1):
-        augmented = policy(tf.constant(few.images), tf.constant(few.ids), epoch=epoch, seed=config.seed)
+        augmented = policy(tf.constant(originals), tf.constant(few.ids), epoch=epoch, seed=config.seed)
         versions.append(np.rint(augmented.numpy()).astype(np.uint8))
     drawn = shares(policy, ids[:COUNTED], seed=config.seed)
 

@@ -3,9 +3,13 @@
 How a source is read and how a set is divided belong to `data`; here is their order.
 """
 
+import numpy as np
+
+from bloodcell.commands import audit
 from bloodcell.config import Config
 from bloodcell.data import sources, split
 from bloodcell.data.dataset import ImageSet
+from bloodcell.data.division import Division
 
 DEFAULT_SPLIT = "fractions(0.83, 0.13, 0.04)"
 
@@ -13,32 +17,57 @@ DEFAULT_SPLIT = "fractions(0.83, 0.13, 0.04)"
 def load(config: Config) -> dict[str, ImageSet]:
     """Returns "train" and "val", and "test" where there is one, all of the model's size and with train's classes.
 
-    `--split` divides `--data`; else `--val_data` and `--test_data` are read; else the parts that the source itself has;
-    what is then missing is split off.
+    `--clean` leaves images of `--data` out before anything else. `--split` divides `--data`; else `--val_data` and
+    `--test_data` are read; else the parts that the source itself has; what is then missing is split off.
 
     Raises:
       InputError: a source that cannot be used.
     """
-    def read(source: str, part: str, names: tuple[str, ...] | None = None) -> ImageSet:
-        return sources.load(source, part=part, image_size=config.image_size, seed=config.seed, class_names=names)
+    return _load(config)[0]
 
+
+def load_divided(config: Config) -> tuple[dict[str, ImageSet], Division]:
+    """Returns what `load` does, and how the parts came about."""
+    parts, spec_text, made = _load(config)
+    return parts, Division.of(parts, spec_text, config.seed, made)
+
+
+def of_split(config: Config, spec_text: str, *, image_size: int, names: tuple[str, ...] | None = None
+             ) -> dict[str, ImageSet]:
+    """Returns the parts into which a split divides `--data`, cleaned; arguments as for `sources.load`."""
+    images, pictures = audit.clean(_read(config, config.data, "train", image_size, names), config)
+    return _divided(images, pictures, spec_text, config.seed)
+
+
+def _load(config: Config) -> tuple[dict[str, ImageSet], str, tuple[str, ...]]:
+    """Returns the parts, the split's spec ("" without one) and which parts the split made."""
+    size = config.image_size
     if config.split:
-        return _divided(read(config.data, "train"), config.split, config.seed)
+        parts = of_split(config, config.split, image_size=size)
+        return parts, config.split, tuple(parts)
     if config.val_data:
-        parts = {"train": read(config.data, "train")}
+        parts = {"train": audit.clean(_read(config, config.data, "train", size), config)[0]}
         names = parts["train"].class_names
-        parts["val"] = read(config.val_data, "val", names)
+        parts["val"] = _read(config, config.val_data, "val", size, names)
         if config.test_data:
-            parts["test"] = read(config.test_data, "test", names)
-        return parts
-    parts = sources.load_parts(config.data, image_size=config.image_size, seed=config.seed)
-    if "val" not in parts:
-        spec_text = "fractions(0.87, 0.13)" if "test" in parts else DEFAULT_SPLIT
-        parts = {**parts, **_divided(parts["train"], spec_text, config.seed)}
-    return parts
+            parts["test"] = _read(config, config.test_data, "test", size, names)
+        return parts, "", ()
+    parts = sources.load_parts(config.data, image_size=size, seed=config.seed, max_bad_images=config.max_bad_images,
+                               cache=config.cache)
+    parts["train"], pictures = audit.clean(parts["train"], config)
+    if "val" in parts:
+        return parts, "", ()
+    spec_text = "fractions(0.87, 0.13)" if "test" in parts else DEFAULT_SPLIT
+    made = _divided(parts["train"], pictures, spec_text, config.seed)
+    return {**parts, **made}, spec_text, tuple(made)
 
 
-def _divided(images: ImageSet, spec_text: str, seed: int) -> dict[str, ImageSet]:
-    divided = split.split(images, spec_text, seed)
+def _read(config: Config, source: str, part: str, image_size: int, names: tuple[str, ...] | None = None) -> ImageSet:
+    return sources.load(source, part=part, image_size=image_size, seed=config.seed, class_names=names,
+                        max_bad_images=config.max_bad_images, cache=config.cache)
+
+
+def _divided(images: ImageSet, pictures: np.ndarray | None, spec_text: str, seed: int) -> dict[str, ImageSet]:
+    divided = split.split(images, spec_text, seed, pictures=pictures)
     parts = {"train": divided.train, "val": divided.val}
     return parts if divided.test is None else {**parts, "test": divided.test}

@@ -6,7 +6,6 @@ Read `run` from top to bottom. Each act lives in its own package; here is their 
 import dataclasses
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import resource
@@ -20,11 +19,11 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell import __version__, augment
-from bloodcell.commands import common
+from bloodcell.commands import common, segmenting
 from bloodcell.commands import parts as data_parts
 from bloodcell.config import Config, to_flagfile
+from bloodcell.data import balance, division, split
 from bloodcell.data.dataset import ImageSet
-from bloodcell.errors import InputError
 from bloodcell.evaluate import plots, report
 from bloodcell.files import write_atomically
 from bloodcell.models import MissingWeights
@@ -39,7 +38,7 @@ def run(config: Config) -> None:
     """Trains and ends by printing one line of JSON with the figures of the best weights.
 
     The run's folder gets `config.cfg`, `metrics.jsonl`, `report.json`, `report.html`, `confusion.png`, `augmented.png`,
-    `model.json`, `checkpoints/` and `tensorboard/`; with `config.dry_run` nothing is written.
+    `model.json`, `split.json`, `checkpoints/` and `tensorboard/`; with `config.dry_run` nothing is written.
 
     Raises:
       InputError: data, flags or folders that cannot be used.
@@ -47,18 +46,28 @@ def run(config: Config) -> None:
     # ---- With what, and where ------------------------------------------------------------------------------------
     runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
                                  jit=config.jit, seed=config.seed)
-    parts = data_parts.load(config)
+    parts, divided = data_parts.load_divided(config)
     run_dir = config.run_dir
+    resumed = checkpoints.Checkpoints(run_dir).has("last")
+    parts, segmentation = segmenting.in_training(parts, config, resumed=resumed and not config.dry_run)
     if not config.dry_run:  # after the data, so that a mistyped --data leaves no empty folder
-        _prepare(run_dir)
+        common.make_folder(run_dir)
         common.check_output(config.report, "--report")
+    balanced = _balanced(parts["train"], config)
     common.print_header(runtime, config.data, parts)
+    if balanced:
+        print(f"training rows an epoch: {_rows_line(balanced)}", flush=True)
     if config.dry_run:
         plan = " | ".join(str(stage) for stage in stages.parse(config.stages))
         print(f"dry run: {config.model}, {plan}; one batch of "
               f"{config.batch_size} per stage, nothing is written (a real run would write {run_dir})", flush=True)
-    elif not checkpoints.Checkpoints(run_dir).has("last"):
+    elif checkpoints.Checkpoints(run_dir).has("last"):
+        division.check(run_dir, divided)
+    else:
         _write_flags(config, run_dir)
+        division.write(run_dir, divided)
+        if segmentation:
+            segmentation.segmenter.save(run_dir)
 
     # ---- Training ------------------------------------------------------------------------------------------------
     try:
@@ -81,29 +90,22 @@ def run(config: Config) -> None:
     figures = common.measure(model, parts[measured], config, runtime)
     history = _history(run_dir)
     content = {**figures, "part": measured, "recipe": config.recipe, "config": dataclasses.asdict(config),
-               "data": {"origin": config.data, "parts": {name: _summary(part) for name, part in parts.items()}},
+               "data": {"origin": config.data, "parts": {name: _summary(part) for name, part in parts.items()},
+                        "split": divided.spec, "training_rows": balanced,
+                        "left_out": common.left_out_entries(parts),
+                        "cleaned": [{"file": name, "reason": reason} for name, reason in parts["train"].cleaned]},
                "devices": runtime.devices, "precision": runtime.precision, "jit": runtime.jit,
                "images_per_second": statistics.median(line["images_per_second"] for line in history),
                "peak_memory_mib": _peak_memory_mib(), "weights_sha256": checkpoints.weights_sha256(model),
                "versions": _versions()}
     grid, titles = _augmented(parts["train"], config)
-    report.write(run_dir, content, history=history, grid=grid, grid_titles=titles)
+    report.write(run_dir, content, history=history, grid=grid, grid_titles=titles,
+                 segmentation=segmentation.png() if segmentation else None)
     with Board(run_dir) as board:
         board.png(f"confusion/{measured}", plots.confusion_png(figures["confusion"], parts["train"].class_names),
                   history[-1]["step"])
     print(f"report: {run_dir / 'report.html'}", flush=True)
     common.print_result(figures, config.report)
-
-
-def _prepare(run_dir: pathlib.Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(run_dir, os.W_OK | os.X_OK) else "Permission denied"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        raise InputError(f"--workdir expected a folder that can be written, received {run_dir} ({reason}); "
-                         "try --workdir=FOLDER elsewhere")
 
 
 def _write_flags(config: Config, run_dir: pathlib.Path) -> None:
@@ -123,6 +125,27 @@ def _summary(images: ImageSet) -> dict[str, Any]:
             "per_class": dict(zip(images.class_names, counts.tolist(), strict=True))}
 
 
+def _balanced(train: ImageSet, config: Config) -> dict[str, Any] | None:
+    """Returns how many rows an epoch has of each class, and before; None where it shows each image once."""
+    rows = balance.rows(train, config.balance, shares=split.shares(config.split), seed=config.seed)
+    labels = np.asarray(train.labels)
+    before = np.bincount(labels, minlength=train.num_classes)
+    after = rows.per_class(labels, train.num_classes)
+    if np.array_equal(before, after):
+        return None
+    by_class = {name: {"before": int(one), "after": int(other)}
+                for name, one, other in zip(train.class_names, before, after, strict=True)}
+    return {"before": int(before.sum()), "after": int(after.sum()),
+            "made": 0 if rows.extra is None else len(rows.extra.labels), "per_class": by_class}
+
+
+def _rows_line(balanced: dict[str, Any]) -> str:
+    each = ", ".join(f"{name} {rows['before']:,} -> {rows['after']:,}" if rows["before"] != rows["after"]
+                     else f"{name} {rows['after']:,}" for name, rows in balanced["per_class"].items())
+    made = f", {balanced['made']:,} of them made" if balanced["made"] else ""
+    return f"{balanced['before']:,} -> {balanced['after']:,}{made}: {each}"
+
+
 def _augmented(train: ImageSet, config: Config) -> tuple[np.ndarray, list[str]]:
     """Returns training images as the first epoch sees them, each class in turn, and their labels for people.
 
@@ -134,7 +157,7 @@ def _augmented(train: ImageSet, config: Config) -> tuple[np.ndarray, list[str]]:
     few = train.subset(np.asarray(chosen))
     policy, mix = stages.policies(stages.parse(config.stages)[0], config.augment, config.mix)
     ids = tf.constant(few.ids)
-    images = augment.parse(policy)(tf.constant(few.images), ids, epoch=1, seed=config.seed)
+    images = augment.parse(policy)(tf.constant(few.images[:]), ids, epoch=1, seed=config.seed)
     images, parts = augment.parse_mix(mix)(images, tf.one_hot(labels[chosen], train.num_classes), ids,
                                            tf.ones(len(few)), epoch=1, seed=config.seed)
     return images.numpy(), [_label(row, train.class_names) for row in parts.numpy()]

@@ -5,8 +5,10 @@ Reading files belongs to the sources (`npz`, `folder`, `tfrecord`, `demo`), not 
 
 import dataclasses
 import hashlib
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,25 +20,60 @@ CELL_NAMES = ("basophil", "eosinophil", "erythroblast", "immature_granulocyte",
 MAX_SIDE = 4096  # pixels; a larger side is a slide or a mistake, not the picture of one cell
 
 
+class StoredImages(Protocol):
+    """Images that are not in memory, as an array: uint8 [N,H,W,3] (`records.RecordImages`).
+
+    `stored[index]`, and a loop over them, read images into an `ndarray`.
+    """
+
+    dtype: np.dtype
+    ndim: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """N, height, width, 3."""
+
+    @property
+    def digests(self) -> np.ndarray:
+        """uint8 [N,16], what `pixel_digests` gives for the same pixels; nothing is read."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+    def __getitem__(self, index: Any) -> np.ndarray: ...
+
+    def take(self, index: np.ndarray) -> "StoredImages":
+        """Returns the images at `index` [M], stored as these are; nothing is read."""
+
+    def batches(self, index: np.ndarray) -> Any:
+        """Returns a `tf.data.Dataset` of uint8 [B,H,W,3] for `index` int64 [steps,B]."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images of one part (train, validation or test) with their labels.
 
     Attributes:
-      images: uint8 [N,H,W,3], grey levels 0..255.
+      images: uint8 [N,H,W,3], grey levels 0..255; in memory, or in files of which an index reads what is asked for.
       labels: int64 [N] in 0..num_classes-1, or None where the source was read unlabelled.
       ids: int64 [N], the position in the source; a subset keeps them, so augmentation draws do not depend on a split.
       class_names: a name per class, in the order of the labels.
       origin: what the user typed.
       files: a name per image: the file's path below its folder, or "<npz>#<index>".
+      left_out: name and reason of each image of the source that cannot be used (see `check_left_out`); a subset keeps
+        them.
+      cleaned: name and reason ("rule: ...") of each image that an audit removed; a subset keeps them.
+      audited: whether the source is what an audit has left, or rendered, and needs no other.
     """
 
-    images: np.ndarray
+    images: np.ndarray | StoredImages
     labels: np.ndarray | None
     ids: np.ndarray
     class_names: tuple[str, ...]
     origin: str
     files: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+    cleaned: tuple[tuple[str, str], ...] = ()
+    audited: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -57,20 +94,37 @@ class ImageSet:
         return len(self.class_names)
 
     def subset(self, index: np.ndarray) -> "ImageSet":
-        """Returns a copy of the images at `index` (whole numbers [M], or bool [N]), in that order, with their ids."""
+        """Returns the images at `index` (whole numbers [M], or bool [N]), in that order, with their ids.
+
+        Images in memory are copied; those in files stay there.
+        """
         index = np.asarray(index)
         if index.dtype == bool:
             index = np.flatnonzero(index)
         return dataclasses.replace(
-            self, images=self.images[index], labels=None if self.labels is None else self.labels[index],
+            self, images=self.images[index] if isinstance(self.images, np.ndarray) else self.images.take(index),
+            labels=None if self.labels is None else self.labels[index],
             ids=self.ids[index], files=tuple(self.files[i] for i in index))
 
+    def digests(self) -> np.ndarray:
+        """Returns uint8 [N,16], BLAKE2b of each image's pixels: equal pixels, equal digest, wherever they lie."""
+        return pixel_digests(self.images) if isinstance(self.images, np.ndarray) else self.images.digests
+
     def fingerprint(self) -> str:
-        """Returns the SHA-256 (hex) over shape, dtype, labels and image bytes: equal data, equal digest."""
-        digest = hashlib.sha256(f"{self.images.shape} {self.images.dtype}".encode())
+        """Returns the SHA-256 (hex) over shape, dtype, labels and `digests`: equal data, equal fingerprint.
+
+        So it does not say whether the images are in memory, and costs those that are not no reading.
+        """
+        digest = hashlib.sha256(f"{tuple(self.images.shape)} {self.images.dtype}".encode())
         digest.update(b"unlabelled" if self.labels is None else self.labels.astype("<i8").tobytes())
-        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.digests()).data)
         return digest.hexdigest()
+
+
+def pixel_digests(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 [N,16], BLAKE2b of the bytes of each of N images."""
+    found = b"".join(hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images)
+    return np.frombuffer(found, np.uint8).reshape(-1, 16)
 
 
 def default_names(num_classes: int) -> tuple[str, ...]:
@@ -115,6 +169,32 @@ def check_labels(labels: np.ndarray, where: str,
     return labels.astype(np.int64), default_names(high + 1)
 
 
+def check_left_out(left_out: Sequence[tuple[str, str]], total: int, max_bad_images: int, where: str) -> None:
+    """Checks how many images of a source cannot be used.
+
+    Args:
+      left_out: name and reason of each.
+      total: the number of images that the source has, these among them.
+      max_bad_images: how many may be left out.
+      where: folder or pattern, for the error's line.
+
+    Raises:
+      InputError: more than that, or all of them; the line counts them and names the first three.
+    """
+    if not left_out or len(left_out) <= min(max_bad_images, total - 1):
+        return
+    limit = f" but for {max_bad_images} (--max_bad_images)" if max_bad_images else ""
+    more = f" or --max_bad_images={len(left_out)}" if len(left_out) < total else ""
+    raise InputError(f"{where}: expected whole images{limit}, received {len(left_out):,} of {total:,} that cannot be "
+                     f"used, first {first_left_out(left_out)}; try removing or replacing them{more}")
+
+
+def first_left_out(left_out: Sequence[tuple[str, str]], most: int = 3) -> str:
+    """Returns the first names with their reasons as one line: "a.png (the file is empty), b.png (...), ..."."""
+    named = [f"{name} ({reason})" for name, reason in left_out[:most]]
+    return ", ".join(named + ["..."] * (len(left_out) > most))
+
+
 def check_size(shape: tuple[int, ...], where: str) -> None:
     """Checks [N,H,W,3] before memory is taken: sides in 1..MAX_SIDE and less than the free memory, or InputError."""
     n, height, width, channels = shape
@@ -125,6 +205,26 @@ def check_size(shape: tuple[int, ...], where: str) -> None:
     if free is not None and needed > free:
         raise InputError(f"{where}: expected images that fit the free memory of {free / 2**30:.1f} GiB, received {n} "
                          f"of {height}x{width} ({needed / 2**30:.1f} GiB); try fewer or smaller images")
+
+
+CACHES = ("auto", "memory", "none")  # where decoded images are kept: `--cache`
+_MEMORY_SHARE = 4  # "auto" keeps a set that takes less than a fourth of the free memory
+
+
+def keeps_in_memory(shape: tuple[int, ...], cache: str, where: str) -> bool:
+    """Returns whether images [N,H,W,3] that could stay in files are to be held in memory, before memory is taken.
+
+    Args:
+      shape: of the images.
+      cache: one of `CACHES`.
+      where: file or pattern, for the error's line.
+
+    Raises:
+      InputError: sides beyond MAX_SIDE, or "memory" and more than there is free.
+    """
+    check_size(shape if cache == "memory" else (1, *shape[1:]), where)
+    free = _free_memory()
+    return cache == "memory" or (cache == "auto" and (free is None or math.prod(shape) * _MEMORY_SHARE < free))
 
 
 def _free_memory() -> int | None:

@@ -1,13 +1,19 @@
 """Reads `.npz` files: `images` + `labels`, or MedMNIST's six keys (train_images, train_labels, val_..., test_...).
 
-Every header inside the zip is checked against the zip's own sizes and the free memory before an array is read, and
-nothing is ever unpickled. Other array files, and downloading, do not belong here.
+The zip's directory and every array's header are checked against the file's size and the free memory before an array is
+read. Nothing is ever unpickled, nor written under a name that the zip holds. Other array files, and downloading, do not
+belong here.
 """
 
 import contextlib
 import dataclasses
 import io
+import math
+import os
 import pathlib
+import re
+import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,12 +21,22 @@ from collections.abc import Iterator
 import numpy as np
 
 from bloodcell.data.dataset import ImageSet, check_labels, check_size
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, shown
 
 PARTS = ("train", "val", "test")
 
 _HEADER_BYTES = 16_384  # of an array's head that are read; NumPy itself takes headers up to 10,000
 _DEFLATE_LIMIT = 1032  # deflate cannot shrink further than 1032 to 1 (zlib's technical notes)
+_BOMB_BYTES, _BOMB_RATIO = 2**28, 100  # pictures shrink to a third or a half; what is larger and shrinks more is none
+_DIRECTORY_BYTES = 2**20  # of a zip's directory, which zipfile reads at once; an array takes about 60
+_MOST_LABELS = 2**26
+
+# An array's header as NumPy and others write it: a Python dictionary, of which nothing else is let through to NumPy's
+# parser, for which a deep or broken expression is hard work. Each piece matches in one way only, so this is quick.
+_SHAPE = r"\(\s*(?:-?\d{1,40}\s*(?:,\s*-?\d{1,40}\s*){0,31},?\s*)?\)"
+_ITEM = (r"(?:'descr'\s*:\s*'[<>|=]?[A-Za-z]\d{0,9}(?:\[[a-z]{1,2}\])?'|'fortran_order'\s*:\s*(?:True|False)|"
+         rf"'shape'\s*:\s*{_SHAPE})")
+_ARRAY_HEADER = re.compile(rf"\{{\s*{_ITEM}\s*(?:,\s*{_ITEM}\s*){{2}}(?:,\s*)?\}}\s*")
 _KEYS = "images and labels, or MedMNIST's train_images, train_labels, val_... and test_..."
 
 
@@ -67,9 +83,14 @@ def load(path: pathlib.Path, *, part: str = "train", labelled: bool = True,
         wanted = [image_key, label_key] if labelled else [image_key]
         if labelled and prefix and class_names is None and part != "train" and "train_labels" in keys:
             wanted.append("train_labels")  # the training part says what classes there are
+        twice = [key for key in wanted if keys.count(key) > 1]
+        if twice:
+            raise InputError(f"{path}: expected each array once, received {twice[0]} {keys.count(twice[0])} times; try "
+                             "writing the file again with np.savez")
         missing = [key for key in wanted if key not in keys]
         if missing:
-            found = ", ".join(keys) if len(keys) <= 12 else ", ".join(keys[:12]) + f" and {len(keys) - 12} more"
+            found = ", ".join(shown(key[:80]) for key in keys[:12])
+            found += f" and {len(keys) - 12} more" if len(keys) > 12 else ""
             raise InputError(f"{path}: expected the keys {_KEYS}, received {found or 'none'} (no {missing[0]}); "
                              "try renaming the arrays with np.savez")
         arrays = {key: _header(path, key) for key in wanted}
@@ -86,8 +107,46 @@ def load(path: pathlib.Path, *, part: str = "train", labelled: bool = True,
                 labels, names = check_labels(data[arrays[label_key].entry].reshape(-1), f"{path}: {label_key}",
                                              names or None)
             images = np.ascontiguousarray(data[arrays[image_key].entry])
-    files = tuple(f"{path.name}#{index}" for index in range(n))
-    return ImageSet(images, labels, np.arange(n, dtype=np.int64), names, origin or str(path), files)
+        audited = "audited" in keys and not prefix  # written by `npz_writer`
+        if audited and labelled and class_names is None and "class_names" in keys:
+            names = _class_names(path, len(names))
+    files = tuple(f"{shown(path.name)}#{index}" for index in range(n))
+    return ImageSet(images, labels, np.arange(n, dtype=np.int64), names, origin or str(path), files, audited=audited)
+
+
+def _class_names(path: pathlib.Path, least: int) -> tuple[str, ...]:
+    """The names that the file gives its classes, of which the last may have no image."""
+    header = _header(path, "class_names")
+    shape, dtype = header.shape, header.dtype
+    if dtype.kind != "U" or len(shape) != 1 or not least <= shape[0] <= 65_536 or dtype.itemsize > 4_096:
+        raise InputError(f"{path}: class_names: expected a text for each of {least} classes, received {dtype} "
+                         f"{list(shape)}; try writing the file again with --mode=audit")
+    with np.load(path, allow_pickle=False) as data:
+        return tuple(shown(str(name)) for name in data[header.entry])
+
+
+def arrays(path: pathlib.Path, keys: tuple[str, ...], most_bytes: int) -> dict[str, np.ndarray]:
+    """Reads arrays that are no labelled set (masks, say), as carefully as `load` does.
+
+    What shape and dtype they must have is the caller's business.
+
+    Raises:
+      InputError: the file is missing, empty, damaged or pickled, lacks a key, or an array takes more than `most_bytes`.
+    """
+    with _reading(path):
+        found = _keys(path)
+        missing = [key for key in keys if found.count(key) != 1]
+        if missing:
+            received = ", ".join(shown(key[:80]) for key in found[:12]) or "none"
+            raise InputError(f"{path}: expected the keys {', '.join(keys)}, received {received}; "
+                             f"try np.savez({', '.join(f'{key}={key}' for key in keys)})")
+        headers = [_header(path, key) for key in keys]
+        for key, header in zip(keys, headers, strict=True):
+            size = math.prod(header.shape) * header.dtype.itemsize
+            if size > most_bytes:
+                raise InputError(f"{path}: {key}: expected at most {most_bytes:,} bytes, received {size:,}; try fewer")
+        with np.load(path, allow_pickle=False) as data:
+            return {key: np.ascontiguousarray(data[header.entry]) for key, header in zip(keys, headers, strict=True)}
 
 
 @contextlib.contextmanager
@@ -102,8 +161,9 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
                          "path") from None
     except MemoryError:
         raise InputError(f"{path}: expected images that fit in memory; try fewer or smaller images") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, RuntimeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, OSError, RuntimeError,
+            NotImplementedError) as error:
+        reason = shown(" ".join(str(error).split())[:160]) or type(error).__name__
         raise InputError(f"{path}: expected a whole .npz file, received one that cannot be read ({reason}); "
                          "try copying or writing it again") from None
 
@@ -111,30 +171,62 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
 def _keys(path: pathlib.Path) -> list[str]:
     if path.is_dir():
         raise InputError(f"{path}: expected a .npz file, received a folder; try the file inside it")
-    if path.stat().st_size == 0:
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):
+        raise InputError(f"{path}: expected a .npz file, received a pipe or a device; try copying it to a file")
+    if about.st_size == 0:
         raise InputError(f"{path}: expected a .npz file, received an empty one; try copying or writing it again")
     with open(path, "rb") as file:
         start = file.read(8)
+        file.seek(max(0, about.st_size - 98))
+        end = file.read(98)
     if start.startswith(b"\x93NUMPY"):
         raise InputError(f"{path}: expected a .npz file, received a single .npy array; try np.savez(images=, labels=)")
+    _check_end(end)
     with zipfile.ZipFile(path) as archive:
         return [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _check_end(tail: bytes) -> None:
+    """Checks a zip's last record (APPNOTE.TXT, 4.3.16 and 4.3.14): it ends the file, and its directory is small.
+
+    Args:
+      tail: the file's last 98 bytes: that record (22), behind the locator (20) and the 64-bit record (56) of a large
+        file.
+    """
+    if tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0":
+        raise zipfile.BadZipFile("it does not end as a zip does")
+    size = struct.unpack_from("<I", tail, len(tail) - 10)[0]
+    if len(tail) == 98 and tail[:4] == b"PK\6\6" and tail[56:60] == b"PK\6\7":
+        size = struct.unpack_from("<Q", tail, 40)[0]
+    if size > _DIRECTORY_BYTES:
+        raise zipfile.BadZipFile(f"its directory says {size} bytes of entries, for a few arrays")
 
 
 def _header(path: pathlib.Path, key: str) -> _Array:
     where = f"{path}: {key}"
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(f"{key}.npy")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(f"{where}: expected an array that is stored or deflated, received another compression; "
+                             "try np.savez_compressed")
         with archive.open(entry) as file:
             # only the head is read: a header that claims to be 4 GB long must not be given 4 GB
             head = io.BytesIO(file.read(_HEADER_BYTES))
     version = np.lib.format.read_magic(head)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(head)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(head)
-    else:
+    if version not in ((1, 0), (2, 0)):
         raise InputError(f"{where}: expected a plain array, received .npy format {version}; try np.savez")
+    start, count = (10, "<H") if version == (1, 0) else (12, "<I")
+    length = struct.unpack_from(count, head.getbuffer(), 8)[0]
+    text = head.getbuffer()[start:start + min(length, _HEADER_BYTES)].tobytes().decode("latin-1").rstrip()
+    if _ARRAY_HEADER.fullmatch(text) is None:
+        raise InputError(f"{where}: expected a plain array of numbers, received one whose header is "
+                         f"'{shown(text[:60])}'; try np.savez with one dtype an array")
+    try:
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(head)
+    except (TypeError, SyntaxError) as error:  # a dtype that there is not
+        raise ValueError(f"its header: {error}") from None
     if dtype.hasobject:
         raise InputError(f"{where}: expected an array of numbers, received pickled Python objects, which are never "
                          "loaded; try np.stack(images).astype('uint8')")
@@ -142,10 +234,12 @@ def _header(path: pathlib.Path, key: str) -> _Array:
     room = path.stat().st_size
     packed = entry.file_size if entry.compress_type == zipfile.ZIP_STORED else entry.compress_size
     possible = room if entry.compress_type == zipfile.ZIP_STORED else _DEFLATE_LIMIT * entry.compress_size + 64
-    if (min(shape, default=0) < 0 or size != entry.file_size or packed > room
-            or (entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and entry.file_size > possible)):
+    if min(shape, default=0) < 0 or size != entry.file_size or packed > room or entry.file_size > possible:
         raise InputError(f"{where}: expected the {entry.file_size} bytes that the zip holds, received a header that "
                          f"claims {dtype} {tuple(shape)}; the file is damaged, try writing it again")
+    if size > max(_BOMB_BYTES, _BOMB_RATIO * entry.compress_size):
+        raise InputError(f"{where}: expected pictures, received {size} bytes packed into {entry.compress_size}, "
+                         "which no pictures are; try np.savez if they really are so plain")
     return _Array(entry.filename, tuple(shape), dtype)
 
 
@@ -175,6 +269,8 @@ def _check_label_array(array: _Array, n: int | None, where: str) -> None:
     if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
         raise InputError(f"{where}: expected [N] or [N,1], received {list(shape)}; one-hot labels become numbers by "
                          "argmax, try labels.argmax(1)")
+    if shape[0] > _MOST_LABELS:
+        raise InputError(f"{where}: expected at most {_MOST_LABELS} labels, received {shape[0]}; try fewer images")
     if n is not None and shape[0] != n:
         raise InputError(f"{where}: expected one label for each of {n} images, received {shape[0]}; "
                          "try writing both from the same list")

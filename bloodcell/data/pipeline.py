@@ -1,13 +1,17 @@
 """Feeds a set to the step: uint8 images in batches of one fixed shape, in an order computed from (seed, epoch).
 
-Nothing is augmented here, and there is no shuffle buffer: an epoch is a permutation of the index, so any epoch can be
-had again, or taken up in the middle, without running those before it.
+Nothing is augmented here, and there is no shuffle buffer: an epoch is a permutation of the rows, so any epoch can be
+had again, or taken up in the middle, without running those before it. Which rows there are is `rows`' business.
 """
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from bloodcell.data.dataset import ImageSet
+from bloodcell.data.rows import Rows
 
 
 def num_batches(n: int, batch_size: int) -> int:
@@ -15,42 +19,57 @@ def num_batches(n: int, batch_size: int) -> int:
     return -(-n // batch_size)
 
 
+_WAITING = 4  # batches of a streamed set that are ready before they are asked for
 _ALIGNMENT = 64  # bytes; what TensorFlow's CPU kernels ask of a tensor
 
 
-def _host_tensor(array: np.ndarray) -> tf.Tensor:
-    """Returns an eager tensor over one private copy of `array`.
+def _host_tensor(array: np.ndarray, extra: int = 0, write: Callable[[np.ndarray], None] | None = None) -> tf.Tensor:
+    """Returns an eager tensor over one private copy of `array`, and behind it `extra` rows that `write` fills.
 
     `tf.convert_to_tensor` takes twice the array's size (0.78 GB for the course's 0.38) and does not give it all back;
     memory that is aligned already and handed over by DLPack is used in place, and freed with the tensor.
     """
-    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    shape = (len(array) + extra, *array.shape[1:])
+    size = math.prod(shape) * array.dtype.itemsize
+    room = np.empty(size + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
-    copy = room[start:start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
+    copy = room[start:start + size].view(array.dtype).reshape(shape)
+    copy[:len(array)] = array
+    if write is not None:
+        write(copy[len(array):])
     return tf.experimental.dlpack.from_dlpack(copy.__dlpack__())
 
 
 class Pipeline:
-    """Holds one copy of the images as a tensor in host memory and hands out epochs as `tf.data` sets.
+    """Hands out epochs as `tf.data` sets, of one copy of the images in host memory, or of images that stay in files.
 
     Every element is {"image": uint8 [B,H,W,3], "label": int64 [B], "id": int64 [B], "weight": float32 [B]} with static
-    shapes. Weight is 1, and 0 for the rows that fill the last batch (they repeat images of the same epoch). Under a
-    strategy B is the global batch size: `experimental_distribute_dataset` gives each replica its share of the rows.
+    shapes, and "share": float32 [B] where the rows have shares. Weight is 1, and 0 for the rows that fill the last
+    batch (they repeat images of the same epoch). Under a strategy B is the global batch size:
+    `experimental_distribute_dataset` gives each replica its part of the rows.
     """
 
-    def __init__(self, images: ImageSet, *, batch_size: int) -> None:
-        """Takes a non-empty set; one without labels is given label 0."""
+    def __init__(self, images: ImageSet, *, batch_size: int, rows: Rows | None = None) -> None:
+        """Takes a non-empty set; one without labels is given label 0. Without `rows` each image is one."""
         if not len(images) or batch_size < 1:
             raise ValueError(f"expected images and a batch size from 1, received {len(images)} and {batch_size}")
+        self._rows = rows or Rows(np.arange(len(images)), images.ids)
         self.batch_size = batch_size
-        self.num_batches = num_batches(len(images), batch_size)
+        self.num_batches = num_batches(len(self._rows), batch_size)
         labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
+        extra = self._rows.extra
+        if extra is not None:
+            labels = np.concatenate([labels, extra.labels])
+        self._stored = None if isinstance(images.images, np.ndarray) else images.images
+        if self._stored is not None and extra is not None:
+            raise ValueError("images beside the set's: expected a set in memory, received one in files")
         with tf.device("CPU:0"):
             # eager tensors, captured by reference: as constants they would be copied into every graph
-            self._images = _host_tensor(images.images)
+            self._images = None
+            if isinstance(images.images, np.ndarray):
+                self._images = (_host_tensor(images.images) if extra is None else
+                                _host_tensor(images.images, len(extra.labels), extra.write))
             self._labels = tf.convert_to_tensor(labels)
-            self._ids = tf.convert_to_tensor(images.ids)
 
     def epoch(self, seed: int, epoch: int, *, skip_steps: int = 0) -> tf.data.Dataset:
         """Returns one epoch in random order.
@@ -61,28 +80,36 @@ class Pipeline:
           skip_steps: how many batches to leave out at the start (to resume inside an epoch), 0..num_batches.
         """
         key = np.array([seed % 2**64, epoch % 2**64], np.uint64)
-        order = np.random.Generator(np.random.Philox(key=key)).permutation(len(self._ids))
-        return self._batches(order, skip_steps)
+        order = np.random.Generator(np.random.Philox(key=key)).permutation(len(self._rows))
+        return self._batches(self._rows.epoch(seed, epoch).take(order), skip_steps)
 
     def in_order(self) -> tf.data.Dataset:
-        """Returns all images once, in the set's order."""
-        return self._batches(np.arange(len(self._ids)), 0)
+        """Returns all rows once, in their order; without rows of their own all images, in the set's order."""
+        return self._batches(self._rows, 0)
 
-    def _batches(self, order: np.ndarray, skip_steps: int) -> tf.data.Dataset:
+    def _batches(self, rows: Rows, skip_steps: int) -> tf.data.Dataset:
         if not 0 <= skip_steps <= self.num_batches:
             raise ValueError(f"skip_steps: expected 0..{self.num_batches}, received {skip_steps}")
         shape = (self.num_batches, self.batch_size)
-        index = np.resize(order.astype(np.int64), shape)  # fills the last batch from the start of the order
-        weight = (np.arange(index.size) < len(order)).astype(np.float32).reshape(shape)
-        images, labels, ids = self._images, self._labels, self._ids
+        own = {"index": rows.index.astype(np.int64), "id": rows.ids}
+        if rows.share is not None:
+            own["share"] = rows.share
+        own = {name: np.resize(values, shape) for name, values in own.items()}  # fills the last batch from the start
+        own["weight"] = (np.arange(math.prod(shape)) < len(rows)).astype(np.float32).reshape(shape)
+        own = {name: values[skip_steps:] for name, values in own.items()}
+        images, labels, stored = self._images, self._labels, self._stored
 
-        def gather(index: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"image": tf.gather(images, index), "label": tf.gather(labels, index),
-                    "id": tf.gather(ids, index), "weight": weight}
+        def gather(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            index = batch.pop("index")
+            pixels = {} if stored else {"image": tf.gather(images, index)}
+            return {**pixels, "label": tf.gather(labels, index), **batch}
 
         with tf.device("CPU:0"):
-            batches = tf.data.Dataset.from_tensor_slices((index[skip_steps:], weight[skip_steps:]))
+            batches = tf.data.Dataset.from_tensor_slices(own)
             batches = batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            if stored:
+                batches = tf.data.Dataset.zip(stored.batches(own["index"]), batches)
+                batches = batches.map(lambda pixels, batch: {"image": pixels, **batch})
         options = tf.data.Options()
         options.deterministic = True
         # the graph optimizer copies the captured images (a second 0.4 GB and a second of time on the course's set), and
@@ -90,4 +117,5 @@ class Pipeline:
         options.experimental_optimization.apply_default_optimizations = False
         # there are no files to share out among workers: each takes every n-th element
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-        return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+        # of decoded images few batches wait, however slow the step is: they are what a streamed set costs in memory
+        return batches.with_options(options).prefetch(_WAITING if stored else tf.data.AUTOTUNE)

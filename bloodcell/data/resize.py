@@ -37,3 +37,25 @@ def to_square(images: np.ndarray, size: int) -> np.ndarray:
                                    antialias=True)
             result[start:start + step] = np.clip(np.rint(part.numpy()), 0, 255)
     return result
+
+
+def square(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Does in a graph what `to_square` does outside, to one image.
+
+    Args:
+      image: uint8 [H,W,3]; H and W need not be known when the graph is made.
+      size: the side of the result in pixels.
+
+    Returns:
+      uint8 [size,size,3], the same to the bit as `to_square`'s.
+    """
+    shape = tf.shape(image)
+    side = tf.minimum(shape[0], shape[1])
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    cut = image[top:top + side, left:left + side]
+
+    def resized() -> tf.Tensor:
+        pixels = tf.image.resize(cut, (size, size), tf.image.ResizeMethod.BICUBIC, antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
+
+    return tf.ensure_shape(tf.cond(tf.equal(side, size), lambda: cut, resized), (size, size, 3))

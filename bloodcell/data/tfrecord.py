@@ -1,21 +1,29 @@
 """Reads TFRecord files of encoded images by a glob: image/encoded, image/class/label, image/class/text, image/filename.
 
-Writing records does not belong here.
+What belongs here: which files are one set, and what a set of records is called. Going through records is
+`record_scan`'s business, keeping them in the files `records`', writing them `tfrecord_writer`'s.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from bloodcell.data.dataset import ImageSet, check_labels, check_size
-from bloodcell.data.resize import to_square
+from bloodcell.data import record_scan
+from bloodcell.data.dataset import ImageSet, check_labels, check_left_out
 from bloodcell.errors import InputError
+
+_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>[^/]*)", re.DOTALL)
 
 
 def load(pattern: str, *, labelled: bool = True, image_size: int | None = None,
-         class_names: tuple[str, ...] | None = None, origin: str = "") -> ImageSet:
+         class_names: tuple[str, ...] | None = None, origin: str = "", max_bad_images: int = 0,
+         cache: str = "auto") -> ImageSet:
     """Reads all records of the files that match, in sorted order of the files.
+
+    Every checksum is checked and every image is decoded once, whatever `cache` says.
 
     Args:
       pattern: a glob ("data/train-*.tfrecord") or a single file; local, or any file system that TensorFlow knows.
@@ -24,98 +32,58 @@ def load(pattern: str, *, labelled: bool = True, image_size: int | None = None,
       class_names: the classes there are, where they are known already (see `check_labels`); None: image/class/text
         where every class has one.
       origin: what the user typed; the pattern where empty.
+      max_bad_images: how many records may be left out because they cannot be used; `left_out` names them. Behind a
+        damaged length a shard's rest cannot be found: it counts as the images that its bytes would hold.
+      cache: "memory": decoded images are held in memory; "none": they stay in the files and are read when they are
+        needed; "auto": in memory where they take less than a fourth of what is free.
 
     Returns:
       The set; `files` are image/filename, or "<shard>#<index>" where a record has none.
 
     Raises:
-      InputError: no file matches, a file is damaged, a record lacks a feature or holds an image that cannot be decoded,
-        images of unequal size and no `image_size`, or labels with gaps.
+      InputError: no file matches, a shard of a numbered set is missing, more records than `max_bad_images` cannot be
+        used, images of unequal size and no `image_size`, or labels with gaps.
     """
     try:
         shards = sorted(tf.io.gfile.glob(pattern))
     except tf.errors.OpError as error:
-        raise InputError(f"{pattern}: expected TFRecord files, received {_reason(error)}; try another folder") from None
+        reason = " ".join(error.message.split())[:160]
+        raise InputError(f"{pattern}: expected TFRecord files, received {reason}; try another folder") from None
     if not shards:
         raise InputError(f"{pattern}: expected TFRecord files, received no match; try the pattern with ls")
-    counts = [_count(shard) for shard in shards]
-    n = sum(counts)
-    if not n:
+    _check_complete(shards)
+    found = record_scan.scan(shards, labelled=labelled, image_size=image_size, cache=cache, where=pattern)
+    if found is None:
         raise InputError(f"{pattern}: expected at least one record, received none in {len(shards)} files")
-    images: np.ndarray | None = None
-    labels = np.zeros(n, np.int64)
-    texts: list[str] = []
-    files: list[str] = []
-    for shard, count in zip(shards, counts, strict=True):
-        for index, record in enumerate(_records(shard, count, labelled)):
-            image = record["image"]
-            if image_size is not None:
-                image = to_square(image[None], image_size)[0]
-            position = len(files)
-            name = record["filename"].decode(errors="replace") or f"{shard.rsplit('/', 1)[-1]}#{index}"
-            if images is None:
-                shape = (n, *image.shape)
-                check_size(shape, shard)
-                images = np.empty(shape, np.uint8)
-            if image.shape != images.shape[1:]:
-                raise InputError(f"{shard}: expected images of one size, received {files[0]} ({_size(images[0])}) and "
-                                 f"{name} ({_size(image)}); try --image_size")
-            images[position] = image
-            labels[position] = record["label"]
-            texts.append(record["text"].decode(errors="replace"))
-            files.append(name)
-    assert images is not None  # n is at least 1, and a shard that ends early is an error in `_records`
-    ids = np.arange(n, dtype=np.int64)
-    if not labelled:
-        return ImageSet(images, None, ids, tuple(class_names or ()), origin or pattern, tuple(files))
-    labels, names = check_labels(labels, pattern, class_names)
-    if class_names is None:
-        names = _names(labels, texts, pattern) or names
-    return ImageSet(images, labels, ids, names, origin or pattern, tuple(files))
+    check_left_out(found.left_out, found.total, max_bad_images, pattern)
+    labels: np.ndarray | None = None
+    names = tuple(class_names or ())
+    if labelled:
+        labels, names = check_labels(found.labels, pattern, class_names)
+        if class_names is None:
+            names = _names(labels, found.texts, pattern) or names
+    return ImageSet(found.images, labels, found.positions, names, origin or pattern, tuple(found.files),
+                    tuple(found.left_out))
 
 
-def _reason(error: Exception) -> str:
-    text = " ".join((getattr(error, "message", "") or str(error)).split())
-    # the error of a tf.data stage opens with its node's name in braces; people need what follows
-    return text.rsplit("}} ", 1)[-1].split(" [Op:")[0].split(" [[{{")[0][:160]
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[0]}x{image.shape[1]}"
-
-
-def _count(shard: str) -> int:
-    """The number of records; reading them all also checks every checksum before an image takes memory."""
-    try:
-        return int(tf.data.TFRecordDataset(shard).reduce(np.int64(0), lambda total, _: total + 1))
-    except tf.errors.OpError as error:
-        raise InputError(f"{shard}: expected a whole TFRecord file, received a damaged one ({_reason(error)}); "
-                         "try copying it again") from None
-
-
-def _records(shard: str, count: int, labelled: bool) -> Iterator[dict]:
-    features = {
-        "image/encoded": tf.io.FixedLenFeature([], tf.string),
-        "image/class/label": tf.io.FixedLenFeature([], tf.int64, **({} if labelled else {"default_value": 0})),
-        "image/class/text": tf.io.FixedLenFeature([], tf.string, default_value=""),
-        "image/filename": tf.io.FixedLenFeature([], tf.string, default_value=""),
-    }
-
-    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        example = tf.io.parse_single_example(serialized, features)
-        return {"image": tf.io.decode_image(example["image/encoded"], channels=3, expand_animations=False),
-                "label": example["image/class/label"], "text": example["image/class/text"],
-                "filename": example["image/filename"]}
-
-    done = 0
-    try:
-        records = tf.data.TFRecordDataset(shard).map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        for record in records.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-            yield record
-            done += 1
-    except tf.errors.OpError as error:
-        raise InputError(f"{shard}: expected records with image/encoded (jpg, png, bmp) and image/class/label, "
-                         f"received record {done} of {count} ({_reason(error)}); try writing it again") from None
+def _check_complete(shards: Sequence[str]) -> None:
+    """Checks that of files named -00000-of-00007 all seven are there: what writes them renames them all at the end."""
+    counts: dict[tuple[str, str], str] = {}
+    for shard in shards:
+        match = _SHARD.fullmatch(shard)
+        if match is None:
+            continue
+        key = match["stem"], match["rest"]
+        if counts.setdefault(key, match["count"]) != match["count"]:
+            raise InputError(f"{shard}: expected shards of one set, received some of {int(counts[key])} and some of "
+                             f"{int(match['count'])}; try removing the older ones")
+    for (stem, rest), count in counts.items():
+        missing = [number for number in range(int(count))
+                   if not tf.io.gfile.exists(f"{stem}-{number:05d}-of-{count}{rest}")]
+        if missing:
+            raise InputError(f"{stem}-*-of-{count}{rest}: expected {int(count)} shards, received {len(missing)} fewer, "
+                             f"without {os.path.basename(stem)}-{missing[0]:05d}-of-{count}{rest}; the set was not "
+                             "written or copied to its end, try doing that again")
 
 
 def _names(labels: np.ndarray, texts: Sequence[str], pattern: str) -> tuple[str, ...] | None:

@@ -58,7 +58,7 @@ def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
         axes.set_ylabel(name)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     figure.axes[0].legend(frameon=False)
     return _png(figure)

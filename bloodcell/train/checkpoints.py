@@ -82,10 +82,10 @@ class Checkpoints:
 
 
 def save_model_file(run_dir: pathlib.Path, *, name: str, head: str, image_size: int,
-                    class_names: Sequence[str]) -> None:
-    """Writes `model.json`: what `load_model` needs to build the network again."""
+                    class_names: Sequence[str], segment: str = "") -> None:
+    """Writes `model.json`: what `load_model` needs to build the network again, and how its images were segmented."""
     text = json.dumps({"name": name, "head": head, "image_size": image_size, "num_classes": len(class_names),
-                       "class_names": list(class_names)}, indent=2) + "\n"
+                       "class_names": list(class_names), "segment": segment}, indent=2) + "\n"
     write_atomically(run_dir / MODEL_FILE, text.encode())
 
 
@@ -97,7 +97,8 @@ def load_model(checkpoint: str, *, which: str = "best") -> tuple[keras.Model, di
       which: `best` or `last`.
 
     Returns:
-      The model and the content of `model.json`: `name`, `head`, `image_size`, `num_classes`, `class_names`.
+      The model and the content of `model.json`: `name`, `head`, `image_size`, `num_classes`, `class_names`,
+      and `segment`, the flag of that name ("" in a run before it was there).
 
     Raises:
       InputError: the folder or one of its files is missing or damaged.
@@ -116,7 +117,7 @@ def load_model(checkpoint: str, *, which: str = "best") -> tuple[keras.Model, di
                          "try another run's folder") from None
     model = models.build(name, weights="none", head=head, image_size=size, num_classes=len(classes), seed=0)
     Checkpoints(run_dir).restore(which, model)
-    return model, {**about, "class_names": tuple(classes), "num_classes": len(classes)}
+    return model, {"segment": "", **about, "class_names": tuple(classes), "num_classes": len(classes)}
 
 
 def weights_sha256(model: keras.Model) -> str:

@@ -18,11 +18,12 @@ import tensorflow as tf
 
 from bloodcell import augment, models
 from bloodcell.config import Config, profile_window
+from bloodcell.data import balance, split
 from bloodcell.data.dataset import ImageSet
 from bloodcell.data.pipeline import Pipeline
 from bloodcell.errors import InputError
 from bloodcell.models import freezing
-from bloodcell.train import balance, checkpoints, losses, metrics_log, optimizers, schedules, stages, step
+from bloodcell.train import checkpoints, losses, metrics_log, optimizers, schedules, stages, step
 from bloodcell.train.progress import Progress
 from bloodcell.train.stages import Stage
 from bloodcell.train.strategy import Runtime
@@ -32,7 +33,8 @@ from bloodcell.train.tensorboard import Board, Profiler
 # (they change rounding alone), and the sources, whose content the fingerprints check. Precision is compared resolved.
 FREE_FLAGS = frozenset({"mode", "workdir", "report", "predictions", "checkpoint", "recipe", "progress", "profile_steps",
                         "dry_run", "strategy", "replicas", "jit", "precision", "weights", "data", "val_data",
-                        "test_data", "split", "explain"})
+                        "test_data", "explain", "max_bad_images", "cache", "clean", "audit_rules", "audit_keep",
+                        "audit_write", "audit_features", "contaminants"})
 LOOK_SECONDS = 0.5  # between two looks at the device's numbers; each look waits for the device
 GRID_IMAGES = 32  # augmented images shown in TensorBoard, per stage
 
@@ -108,7 +110,9 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                          f"{config.batch_size}, try {-(-config.batch_size // runtime.replicas) * runtime.replicas}")
 
     # ---- Data --------------------------------------------------------------------------------------------------------
-    train_pipeline = Pipeline(train, batch_size=config.batch_size)
+    rows = balance.rows(train, config.balance, shares=split.shares(config.split), seed=config.seed,
+                        augmenter=_augmenter(balance.policy(config.balance), runtime, config.seed))
+    train_pipeline = Pipeline(train, batch_size=config.batch_size, rows=rows)
     val_pipeline = Pipeline(val, batch_size=config.batch_size)
     steps = 1 if config.dry_run else train_pipeline.num_batches
 
@@ -131,7 +135,7 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
     if not config.dry_run:
         metrics_log.keep_until(run_dir, state.epoch)
         checkpoints.save_model_file(run_dir, name=config.model, head=config.head, image_size=config.image_size,
-                                    class_names=train.class_names)
+                                    class_names=train.class_names, segment=config.segment)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(progress)
@@ -306,6 +310,18 @@ def _last_rate(rate: float | schedules.Cosine, optimizer: keras.optimizers.Optim
     if isinstance(rate, schedules.Cosine):
         return float(rate(optimizer.iterations.numpy() - 1))
     return float(optimizer.learning_rate)
+
+
+def _augmenter(policy: str, runtime: Runtime, seed: int) -> balance.Augmenter:
+    """Returns what makes images of others once, before the first epoch."""
+    parsed = augment.parse(policy, what="balance: policy")
+    apply = tf.function(parsed, jit_compile=runtime.jit != "off", autograph=False)
+    moment, key = tf.constant(0, tf.int64), tf.constant(seed, tf.int64)
+
+    def made(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        return apply(images, ids, epoch=moment, seed=key).numpy().astype(np.uint8)
+
+    return made
 
 
 def _grid(inputs: step.Inputs, pipeline: Pipeline, runtime: Runtime, *, views: int, seed: int,

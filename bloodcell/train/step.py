@@ -29,6 +29,7 @@ Inputs = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]  # (batch, epoch) -> 
 Step = Callable[..., tf.Tensor]  # (batch, epoch) -> float32 [3]: summed loss, real images, right answers
 
 _SECOND_VIEW = 0x76696577  # keeps this hash of ids apart from every other use of the generator
+_SHARE = 0x73686172  # and this one
 
 
 def inputs(policy: Policy, runtime: Runtime, seed: int, *, num_classes: int, mixer: Mixer | None = None,
@@ -38,7 +39,7 @@ def inputs(policy: Policy, runtime: Runtime, seed: int, *, num_classes: int, mix
     Make it once for all stages that use it: steps share what was compiled.
 
     Args:
-      policy: `policy(images, ids, *, epoch, seed, dtype)`; what it does to an image must depend on these alone.
+      policy: `policy(images, ids, *, epoch, seed, dtype, active)`; what it does to an image must depend on these alone.
       runtime: devices, precision and compilation.
       seed: of the augmentation.
       num_classes: C.
@@ -47,7 +48,8 @@ def inputs(policy: Policy, runtime: Runtime, seed: int, *, num_classes: int, mix
 
     Returns:
       `inputs(batch, epoch)`: images [views * B, H, W, 3] in the compute dtype, all of the first view first, and float32
-      targets [B, C]. The policy draws the last view as for another image, with the id `view_ids` gives.
+      targets [B, C]. The policy draws the last view as for another image, with the id `view_ids` gives. Where a batch
+      has shares, an image that is not `active` is neither augmented nor mixed.
     """
     dtype = keras.config.dtype_policy().compute_dtype
     if mixer is not None and mixer.identity:
@@ -56,15 +58,17 @@ def inputs(policy: Policy, runtime: Runtime, seed: int, *, num_classes: int, mix
     def make(batch: Batch, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, ids = batch["image"], batch["id"]
         targets = tf.one_hot(batch["label"], num_classes)
+        on = active(ids, batch["share"], epoch=epoch, seed=seed) if "share" in batch else None
         if views == 1:
-            shown = [policy(images, ids, epoch=epoch, seed=seed, dtype=dtype)]
+            shown = [policy(images, ids, epoch=epoch, seed=seed, dtype=dtype, active=on)]
         else:  # one run of the policy for both views: half the program, and fuller chunks
             both = policy(tf.concat([images, images], axis=0), tf.concat([ids, view_ids(ids)], axis=0), epoch=epoch,
-                          seed=seed, dtype=dtype)
+                          seed=seed, dtype=dtype, active=on if on is None else tf.concat([on, on], axis=0))
             shown = [tf.cast(images, dtype), *tf.split(both, 2)]
         if mixer is not None:
             size = (images.shape[1], images.shape[2])
             draws = mixer.draw(ids, batch["weight"], size, epoch=epoch, seed=seed)
+            draws = draws if on is None else draws.only(on)
             shown = [mixer.mix_images(view, draws) for view in shown]
             targets = mixer.mix_labels(targets, draws, size)
         return tf.concat(shown, axis=0) if len(shown) > 1 else shown[0], targets
@@ -78,6 +82,15 @@ def view_ids(ids: tf.Tensor) -> tf.Tensor:
     A 64-bit hash of the id, hence no other image's, and the same in any batch and on any replica.
     """
     return rng.sample_keys(ids, epoch=0, seed=_SECOND_VIEW)
+
+
+def active(ids: tf.Tensor, share: tf.Tensor, *, epoch: tf.Tensor, seed: int) -> tf.Tensor:
+    """Returns bool [B]: which images an epoch augments, each with the probability `share` (float32 [B]).
+
+    Drawn from (seed, epoch, id) alone, apart from what a policy draws.
+    """
+    keys = rng.sample_keys(rng.sample_keys(ids, epoch=0, seed=_SHARE), epoch=epoch, seed=seed)
+    return rng.uniform(keys, 1)[:, 0] < share
 
 
 def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, inputs: Inputs, loss: Loss,

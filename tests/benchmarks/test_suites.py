@@ -1,11 +1,13 @@
 """The suites: complete, strict JSON, and never stopped by a peer that is not there."""
 
+import dataclasses
 import json
 
 import pytest
 
-from benchmarks import SIDE, memory, ops, ours, peers, policies, report
+from benchmarks import SIDE, memory, ops, ours, peers, policies, report, streaming
 from benchmarks import __main__ as command
+from benchmarks import input as feeding
 from bloodcell import augment, config
 from bloodcell.data import demo
 
@@ -66,6 +68,35 @@ def test_policies_measures_the_memory_of_the_compiled_programs(few, tmp_path, mo
     assert [row["implementation"] for row in result["rows"]] == ["xla", "eager", "pillow"]
     assert result["memory"][0]["case"] == "randaugment(2, 9)"
     assert 0 < result["memory"][0]["float32_batches"] < 8
+
+
+def test_input_feeds_a_training_from_both_sides_and_measures_memory(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "RENDERED", 8)
+    for name, value in (("IMAGES", 64), ("LARGE", 128), ("PIPELINE_STEPS", 2), ("TRAIN_STEPS", 1), ("POLICY", "flip")):
+        monkeypatch.setattr(feeding, name, value)
+    # what takes long is left out: the step, and two of three processes that import TensorFlow
+    monkeypatch.setattr(feeding, "_training", feeding._feeding)
+    measure = streaming.measure
+    monkeypatch.setattr(streaming, "measure", lambda pattern, cache: measure(pattern, cache) if cache == "memory" else
+                        dataclasses.asdict(streaming._epoch(pattern, cache)))
+    command.main(["input", "--samples=1", f"--json={tmp_path / 'out.json'}", f"--results={tmp_path / 'results'}"])
+    result = _strict(tmp_path / "out.json")
+    assert [(row["case"], row["implementation"]) for row in result["rows"]] == [
+        (case, side) for case in ("pipeline, jpeg", "pipeline, png", "training, jpeg")
+        for side in ("memory", "tfrecord")]
+    assert [(each["images"], each["cache"]) for each in result["streams"]] == [
+        (64, "memory"), (64, "none"), (128, "none")]
+    assert all(100 < each["peak_mib"] < 100_000 for each in result["streams"])
+    page = (tmp_path / "results" / "README.md").read_text()
+    assert "| images | where | peak memory, MiB |" in page
+    assert "| `training, jpeg` |" in page
+    assert (tmp_path / "results" / "input.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_variations_of_rendered_cells_are_all_different():
+    cells = streaming.Cells(600, demo.render(8, seed=0, size=SIDE)[0])
+    assert cells[:0:-1][0].shape == (SIDE, SIDE, 3)
+    assert len({image.tobytes() for image in cells[0:600]}) == 600
 
 
 def test_v2s_is_the_policy_of_the_recipe():

@@ -48,7 +48,24 @@ def test_memory_is_that_of_the_hungriest_policy():
     assert (verdict.word(), verdict.figures) == ("NOT met", "at most 8.00 (b)")
 
 
+@pytest.mark.parametrize(("streamed", "word"), [(95.0, "met"), (94.9, "NOT met")])
+def test_streamed_training_may_be_five_per_cent_slower(streamed, word):
+    found = _judge([_row("input", case, side, rate) for case, side, rate in (
+        ("training, jpeg", "memory", 100.0), ("training, jpeg", "tfrecord", streamed),
+        ("pipeline, jpeg", "memory", 9000.0), ("pipeline, jpeg", "tfrecord", 90.0))])
+    verdict = found["training on streamed TFRecords at 95% of the speed from memory, or more"]
+    assert (verdict.word(), verdict.figures) == (word, f"training, jpeg: {streamed:.1f}%")
+
+
+@pytest.mark.parametrize(("many", "word"), [(1050, "met"), (1051, "NOT met")])
+def test_memory_of_a_streamed_epoch_may_not_grow(many, word):
+    streams = [{"images": 10, "cache": "memory", "peak_mib": 10}, {"images": 10, "cache": "none", "peak_mib": 1000},
+               {"images": 100, "cache": "none", "peak_mib": many}]
+    judged = {verdict.goal: verdict for verdict in verdicts.judge([], [], streams)}
+    assert judged["peak memory of a streamed epoch does not grow with the set"].word() == word
+
+
 def test_nothing_is_judged_without_figures():
     judged = verdicts.judge([], [])
-    assert len(judged) == 7
+    assert len(judged) == 9
     assert {verdict.word() for verdict in judged} == {"not judged"}

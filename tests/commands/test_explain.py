@@ -140,8 +140,8 @@ def test_the_sheet_holds_each_image_and_its_pixels(shape, shown):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (["--explain="], "--mode=explain expected --explain=augment, received none"),
-    (["--explain=colour"], "--mode=explain expected --explain=augment, received 'colour'"),
+    (["--explain="], "--mode=explain expected --explain=augment or segment, received none"),
+    (["--explain=colour"], "--mode=explain expected --explain=augment or segment, received 'colour'"),
     (["--augment="], "--explain=augment expected --augment=POLICY, received none"),
     (["--augment=flp"], "did you mean 'flip'?"),
 ])

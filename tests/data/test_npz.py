@@ -55,7 +55,7 @@ def test_compressed_and_fortran_order_files_are_read_alike(path):
     np.savez_compressed(path, images=np.asfortranarray(images), labels=labels)
     got = npz.load(path)
     np.testing.assert_array_equal(got.images, images)
-    assert got.images.flags.c_contiguous
+    assert np.asarray(got.images).flags.c_contiguous
     assert got.class_names == ("class_0", "class_1", "class_2")
 
 

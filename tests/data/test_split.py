@@ -7,9 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bloodcell.data import demo, similarity
 from bloodcell.data.dataset import ImageSet
-from bloodcell.data.split import split, validate
+from bloodcell.data.split import SPLITS, shares, split, validate
 from bloodcell.errors import InputError
+
+KNOWN_GROUPS = similarity.equal_pixels
+SEARCH = similarity.groups
+
+
+@pytest.fixture(autouse=True)
+def _pictures_are_equal_pixels(monkeypatch):
+    """What is tested here is the division of groups; the pictures of `make` have no structure to be alike in."""
+    monkeypatch.setattr(similarity, "groups", KNOWN_GROUPS)
 
 
 def make(labels, pictures=None) -> Any:
@@ -114,6 +124,15 @@ def test_a_rare_class_whose_images_are_mostly_copies_is_in_every_part_too():
     ("fractions(0.8, 0.2) | fractions(0.8, 0.2)", "one term"),
     ("", "one term"),
     ("fractions(0.8, 'x')", "val"),
+    ("kfold(1)", "2..100"),
+    ("kfold(5, fold=5)", "0..4"),
+    ("kfold(5, test=0)", "between 0 and 1"),
+    ("balanced_test(0)", "1..1e+06"),
+    ("balanced_test(5, val=1)", "between 0 and 1"),
+    ("two_copies(0.6)", "second"),
+    ("two_copies(0.6, 60)", "0..1"),
+    ("two_copies(0.6, 1, val=0.9, test=0.1)", "0.9 and 0.1"),
+    ("run", "unknown name"),
 ])
 def test_bad_specs_are_one_line(text, said):
     with pytest.raises(InputError) as caught:
@@ -133,3 +152,102 @@ def test_unlabelled_sets_and_empty_parts_are_refused():
     unlabelled = ImageSet(images.images, None, images.ids, (), "flat", images.files)
     with pytest.raises(InputError, match="without labels"):
         split(unlabelled, "fractions(0.5, 0.5)", 0)
+
+
+# ---- Folds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("test", [None, 0.2])
+def test_folds_are_disjoint_cover_everything_and_hold_each_class_alike(test):
+    labels = np.random.default_rng(0).choice(4, 1003, p=[0.6, 0.25, 0.1, 0.05])
+    images = make(labels)
+    results: list[Any] = [split(images, f"kfold(5, fold={fold}, test={test})", 7) for fold in range(5)]
+    held = [] if test is None else [results[0].test.ids]
+    np.testing.assert_array_equal(np.sort(np.concatenate([*(each.val.ids for each in results), *held])),
+                                  np.arange(1003))
+    for each in results:
+        assert (each.test is None) == (test is None)
+        if each.test is not None:
+            np.testing.assert_array_equal(each.test.ids, held[0])
+        np.testing.assert_array_equal(np.sort(np.concatenate([part.ids for part in parts(each)])), np.arange(1003))
+        share = 0.2 * (1 - (test or 0))
+        assert np.abs(np.bincount(each.val.labels, minlength=4) - share * np.bincount(labels)).max() <= 1.5
+
+
+def test_another_seed_makes_other_folds_and_copies_share_one():
+    rng = np.random.default_rng(1)
+    pictures, labels = rng.integers(0, 120, 400), rng.integers(0, 3, 400)
+    images = make(labels, pictures)
+    assert not np.array_equal(split(images, "kfold(4)", 0).val.ids, split(images, "kfold(4)", 1).val.ids)
+    folds = [set(pictures[split(images, f"kfold(4, {fold})", 0).val.ids]) for fold in range(4)]
+    assert sum(map(len, folds)) == len(set(pictures.tolist()))
+
+
+# ---- Balanced test ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_balanced_test_has_n_of_each_class_and_the_rest_is_divided_by_val(seed):
+    labels = np.repeat(np.arange(4), [30, 400, 100, 60])
+    result: Any = split(make(labels), "balanced_test(20, val=0.25)", seed)
+    assert np.bincount(result.test.labels).tolist() == [20] * 4
+    assert np.abs(np.bincount(result.val.labels) - 0.25 * (np.bincount(labels) - 20)).max() <= 1
+    np.testing.assert_array_equal(np.sort(np.concatenate([part.ids for part in parts(result)])), np.arange(590))
+
+
+def test_the_balanced_test_keeps_copies_together_and_takes_no_picture_under_two_labels():
+    """Class 0 has 6 single images and 8 pairs, class 1 and 2 share 10 pictures beside 30 of their own."""
+    pictures = np.concatenate([np.arange(6), np.repeat(np.arange(10, 18), 2), np.arange(20, 30), np.arange(20, 30),
+                               np.arange(40, 70), np.arange(80, 110)])
+    labels = np.concatenate([np.zeros(22), np.ones(10), np.full(10, 2), np.ones(30), np.full(30, 2)]).astype(np.int64)
+    for seed in range(10):
+        result: Any = split(make(labels, pictures), "balanced_test(12)", seed)
+        assert np.bincount(result.test.labels).tolist() == [12] * 3
+        held = set(pictures[result.test.ids])
+        assert not held & set(pictures[np.concatenate([result.train.ids, result.val.ids])])
+        assert not held & set(range(20, 30))
+
+
+def test_single_images_are_tested_with_the_same_chance():
+    images = make(np.arange(60) % 2)
+    hits = np.zeros(60)
+    for seed in range(200):
+        result: Any = split(images, "balanced_test(10)", seed)
+        hits[result.test.ids] += 1
+    assert np.abs(hits - 200 / 3).max() < 4 * np.sqrt(200 / 3 * 2 / 3)
+
+
+def test_a_class_with_too_few_images_for_the_balanced_test_is_named():
+    with pytest.raises(InputError, match=r"received 11 images of 11 pictures of b") as caught:
+        split(make([0] * 100 + [1] * 11), "balanced_test(10)", 0)
+    assert "\n" not in str(caught.value)
+    split(make([0] * 100 + [1] * 12), "balanced_test(10, val=0.5)", 0)
+    with pytest.raises(InputError, match="40 images of 20 pictures of b"):  # an odd number of pairs
+        split(make([0] * 100 + [1] * 40, [*range(100), *np.repeat(np.arange(200, 220), 2)]), "balanced_test(11)", 0)
+
+
+# ---- Two copies, near copies -----------------------------------------------------------------------------------------
+
+
+def test_two_copies_divides_as_fractions_does_and_says_how_often_each_copy_is_augmented():
+    images = make(np.arange(500) % 5)
+    ours = parts(split(images, "two_copies(0.6, 0.5)", 4))
+    for one, other in zip(ours, parts(split(images, "fractions(0.83, 0.13, 0.04)", 4)), strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+    assert split(images, "two_copies(0.6, 0.5, val=0.2, test=None)", 4).test is None
+    assert shares("two_copies(0.6, 0.5)") == (0.6, 0.5)
+    assert shares("fractions(0.8, 0.2)") == shares("") == ()
+
+
+@pytest.mark.parametrize("text", ["fractions(0.5, 0.3, 0.2)", "kfold(3)", "balanced_test(4)", "two_copies(1, 1, 0.3)"])
+def test_a_recoloured_shifted_copy_stays_with_its_picture(text, monkeypatch):
+    assert text.partition("(")[0] in SPLITS
+    monkeypatch.setattr(similarity, "groups", SEARCH)
+    cells, _ = demo.render(64, seed=3, part="train", size=96)
+    shifted = np.roll(np.asarray(cells), 2, axis=2)
+    near = np.clip(np.rint(shifted * np.array([0.95, 1.0, 1.04])), 0, 255).astype(np.uint8)
+    labels = np.tile(np.arange(64, dtype=np.int64) % 2, 2)
+    images = ImageSet(np.concatenate([cells, near]), labels, np.arange(128), ("a", "b"), "test", ("",) * 128)
+    for part in parts(split(images, text, 0)):
+        held = set(part.ids.tolist())
+        assert all((number + 64 in held) == (number in held) for number in range(64))

@@ -1,6 +1,9 @@
 """TFRecord globs: what is read equals what was written, and each kind of bad file is one line."""
 
+import os
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -66,33 +69,143 @@ def test_no_match_is_named(tmp_path):
     assert "no match" in error(tmp_path / "train-*.tfrecord")
 
 
-def test_a_missing_feature_names_feature_and_record(tmp_path):
-    write(tmp_path / "x.tfrecord", [example(images(1)[0], 0), example(images(1)[0], None)])
-    text = error(tmp_path / "x.tfrecord")
-    assert "image/class/label" in text
-    assert "record 1 of 2" in text
+DAMAGE = {  # of the second of four records; what is left, and what is said of what is not
+    "content": ([0, 2, 3], ["#1 (it is damaged: its checksum is wrong)"]),
+    "content's checksum": ([0, 2, 3], ["#1 (it is damaged: its checksum is wrong)"]),
+    "length": ([0], ["#1 (the shard is damaged: this record's length is wrong, and the", "about 3 images", "#2", "#3"]),
+    "length's checksum": ([0], ["#1 (the shard is damaged: this record's length is wrong", "#2", "#3"]),
+    "cut in the content": ([0], ["#1 (the shard is damaged: it ends inside this record)"]),
+    "cut in the length": ([0], ["#1 (the shard is damaged: it ends inside this record)"]),
+    "cut in the checksum": ([0], ["#1 (the shard is damaged: it ends inside this record)"]),
+    "a length of 2**60": ([0], ["#1 (the shard is damaged: it ends inside this record)"]),
+    "no Example": ([0, 2, 3], ["#1 (it is no tf.train.Example)"]),
+    "an empty record": ([0, 2, 3], ["#1 (it has no image/encoded)"]),
+    "label of floats": ([0, 2, 3], ["#1 (its image/class/label holds floats, not whole numbers)"]),
+    "two labels": ([0, 2, 3], ["#1 (its image/class/label holds 2 values, not one)"]),
+    "image of numbers": ([0, 2, 3], ["#1 (its image/encoded holds whole numbers, not bytes)"]),
+    "filename of numbers": ([0, 2, 3], ["#1 (its image/filename holds whole numbers, not bytes)"]),
+    "no label": ([0, 2, 3], ["#1 (it has no image/class/label)"]),
+    "no image": ([0, 2, 3], ["#1 (it is no jpg, png or bmp)"]),
+    "half an image": ([0, 2, 3], ["#1 (the file ends early)"]),
+    "100,000 pixels a side": ([0, 2, 3], ["#1 (its header says 100000x100000 pixels, of 1 to 4096 a side)"]),
+    "a lying header": ([0, 2, 3], ["#1 (it holds more than the 200 bytes of pixels that its header says)"]),
+}
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "not a record"])
-def test_damaged_files_are_found_by_the_checksum(tmp_path, damage):
-    path = tmp_path / "x.tfrecord"
-    write(path, [example(image, 0) for image in images(3)])
-    data = bytearray(path.read_bytes())
-    if damage == "truncated":
-        data = data[:-20]
-    elif damage == "flipped":
-        data[len(data) // 2] ^= 255
+def masked_crc32c(data: bytes) -> int:
+    """From the polynomial, bit by bit; masked by a rotation and a constant, as the format says."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 * (crc & 1))
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) % 2**32
+
+
+def changed(record: bytes, kind: str) -> bytes:
+    """A record whose content is not what it should be, under checksums that are right."""
+    if kind in ("no Example", "an empty record"):
+        return b"\xff" * 40 if kind == "no Example" else b""
+    whole = tf.train.Example.FromString(record)
+    feature = whole.features.feature
+    image = feature["image/encoded"].bytes_list.value[0]
+    if kind == "label of floats":
+        feature["image/class/label"].float_list.value.append(1.0)
+    elif kind == "two labels":
+        feature["image/class/label"].int64_list.value.append(1)
+    elif kind in ("image of numbers", "filename of numbers"):
+        feature["image/encoded" if kind.startswith("image") else "image/filename"].int64_list.value.append(7)
+    elif kind == "no label":
+        del feature["image/class/label"]
     else:
-        data = bytearray(b"some text that is no record at all")
+        def sized(pixels: int) -> bytes:  # a PNG's header of another size, under the right checksum
+            head = b"IHDR" + struct.pack(">II", pixels, pixels) + image[24:29]
+            return image[:12] + head + struct.pack(">I", zlib.crc32(head)) + image[33:]
+        feature["image/encoded"].bytes_list.value[0] = {
+            "no image": b"no image", "half an image": image[:len(image) // 2], "a lying header": sized(8),
+            "100,000 pixels a side": sized(100_000)}[kind]
+    return whole.SerializeToString()
+
+
+def damaged(path: pathlib.Path, kind: str) -> np.ndarray:
+    """Writes four records of 10x10 pixels, the second one damaged; returns their images."""
+    pictures = images(4, 10)
+    records = [example(image, 0) for image in pictures]
+    known = {"content": 40, "content's checksum": 12 + len(records[1]), "length": 0, "length's checksum": 9}
+    cuts = {"cut in the content": 40, "cut in the length": 5, "cut in the checksum": 14 + len(records[1])}
+    start = 16 + len(records[0])
+    if kind not in {*known, *cuts, "a length of 2**60"}:
+        records[1] = changed(records[1], kind)
+    write(path, records)
+    data = bytearray(path.read_bytes())
+    if kind in known:
+        data[start + known[kind]] ^= 255
+    elif kind in cuts:
+        del data[start + cuts[kind]:]
+    elif kind == "a length of 2**60":
+        length = struct.pack("<Q", 2**60)
+        data[start:start + 12] = length + struct.pack("<I", masked_crc32c(length))
     path.write_bytes(data)
-    assert "damaged" in error(path)
+    return pictures
 
 
-def test_an_image_that_cannot_be_decoded_names_its_record(tmp_path):
-    record = tf.train.Example.FromString(example(images(1)[0], 0))
-    record.features.feature["image/encoded"].bytes_list.value[0] = b"no image"
-    write(tmp_path / "x.tfrecord", [example(images(1)[0], 0), record.SerializeToString()])
-    assert "record 1 of 2" in error(tmp_path / "x.tfrecord")
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_what_cannot_be_used_is_left_out_counted_and_named_and_nothing_else(tmp_path, kind, cache):
+    path = tmp_path / "x.tfrecord"
+    pictures = damaged(path, kind)
+    left, said = DAMAGE[kind]
+    text = error(path, cache=cache)
+    missing = 4 - len(left) if "cut" not in kind and "2**60" not in kind else 1
+    assert f"received {missing} of {len(left) + missing} that cannot be used, first x.tfrecord{said[0]}" in text
+    assert f"--max_bad_images={missing}" in text
+    if missing > 1:
+        assert "but for 2 (--max_bad_images)" in error(path, cache=cache, max_bad_images=2)
+    got = tfrecord.load(str(path), cache=cache, max_bad_images=missing)
+    np.testing.assert_array_equal(got.images[:], pictures[left])
+    assert got.ids.tolist() == left
+    assert got.files == tuple(f"x.tfrecord#{index}" for index in left)
+    assert len(got.left_out) == missing
+    listed = ", ".join(f"{name} ({reason})" for name, reason in got.left_out)
+    for part in said:
+        assert part in listed
+
+
+def test_a_damaged_record_among_many_costs_no_other(tmp_path):
+    """Records are read and decoded in chunks: damage in one leaves the rest of its chunk, in order."""
+    pictures = images(200)
+    records = [example(image, 0, filename=f"{index}.png") for index, image in enumerate(pictures)]
+    for index in (70, 71, 150):
+        records[index] = changed(records[index], "half an image")
+    write(tmp_path / "x.tfrecord", records)
+    data = bytearray((tmp_path / "x.tfrecord").read_bytes())
+    offsets = np.cumsum([0, *(16 + len(record) for record in records)])
+    for index in (3, 130, 199):
+        data[offsets[index] + 30] ^= 1
+    (tmp_path / "x.tfrecord").write_bytes(data)
+    good = [index for index in range(200) if index not in (3, 70, 71, 130, 150, 199)]
+    got = tfrecord.load(str(tmp_path / "x.tfrecord"), max_bad_images=6)
+    np.testing.assert_array_equal(got.images, pictures[good])
+    assert got.ids.tolist() == good
+    assert sorted(name for name, _ in got.left_out) == [
+        "150.png", "70.png", "71.png", "x.tfrecord#130", "x.tfrecord#199", "x.tfrecord#3"]
+    assert "first" in error(tmp_path / "x.tfrecord", max_bad_images=5)
+
+
+def test_what_is_no_record_at_all_and_no_file_is_one_line(tmp_path):
+    (tmp_path / "x.tfrecord").write_bytes(b"some text that is no record at all")
+    assert "received 1 of 1 that cannot be used" in error(tmp_path / "x.tfrecord", max_bad_images=9)
+    (tmp_path / "folder.tfrecord").mkdir()
+    assert "a folder" in error(tmp_path / "folder.tfrecord")
+    os.mkfifo(tmp_path / "pipe.tfrecord")
+    assert "a pipe" in error(tmp_path / "pipe.tfrecord")
+
+
+def test_names_in_records_cannot_break_a_line(tmp_path):
+    write(tmp_path / "x.tfrecord", [example(images(1)[0], 0, "a", "up\nand\x1b[31mred")])
+    got = tfrecord.load(str(tmp_path / "x.tfrecord"))
+    assert got.files == ("up\\nand\\x1b[31mred",)
 
 
 def test_unequal_images_need_an_image_size(tmp_path):

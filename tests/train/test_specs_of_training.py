@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from bloodcell.errors import InputError
-from bloodcell.train import balance, losses, optimizers, schedules, stages
+from bloodcell.train import losses, optimizers, schedules, stages
 from bloodcell.train.stages import Stage
 
 
@@ -52,7 +52,6 @@ def test_a_loss_of_views_needs_a_policy_in_every_stage():
     (losses.parse, "cross_entropy(smoothing=-1)", "0..0.99"),
     (losses.parse, "jsd(weight=-1)", "0..1000"),
     (losses.parse, "focal(2)", "unknown name 'focal'"),
-    (balance.parse, "class_weight", "did you mean 'class_weights'"),
     (optimizers.parse, "adamw(weight_decay=-1)", "0..10"),
     (optimizers.parse, "adam(weight_decay=1e-4)", "no parameter 'weight_decay'"),
     (optimizers.parse, "adam | adamw", "one term"),
@@ -113,15 +112,6 @@ def test_cross_entropy_equals_numpy(smoothing):
     expected = -(1 - smoothing) * log_p[np.arange(5), labels] - smoothing * log_p.mean(axis=1)
     got = losses.parse(f"cross_entropy(smoothing={smoothing})")(tf.one_hot(labels, 4), tf.constant(logits))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-
-def test_class_weights_make_classes_equal_and_average_to_one():
-    labels = np.array([0] * 6 + [1] * 3 + [3])
-    weights = balance.class_weights("class_weights", labels, 4)
-    totals = [weights[index] * (labels == index).sum() for index in (0, 1, 3)]
-    np.testing.assert_allclose(totals, 10 / 3, rtol=1e-6)
-    assert weights[labels].mean() == pytest.approx(1.0)
-    assert balance.class_weights("none", labels, 4).tolist() == [1, 1, 1, 1]
 
 
 def test_weight_decay_shrinks_kernels_and_leaves_norms_and_biases_alone(tiny):

@@ -1,4 +1,4 @@
-"""What an audit finds, as data: `Audit`, its parts and audit.json. Finding it belongs to `rules`, the page to `evaluate`."""
+"""What an audit finds, as data: `Audit`, its parts and audit.json. Finding belongs to `rules`, pages to `evaluate`."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ class Finding:
       index: its position in the set that was audited.
       rule: the rule's name, for example "repeats".
       reason: one clause for people, for example "1 of 1,600 near-identical images, under 8 labels".
-      score: what the rule measured, in the rule's unit.
+      score: what the rule measured, in the rule's unit; more is worse.
     """
 
     index: int
@@ -63,22 +63,25 @@ class Audit:
     Attributes:
       origin: what the user typed.
       fingerprint: of the audited set (`ImageSet.fingerprint`).
+      labels_sha256: of its labels alone, which stay when images are resized.
       shape: [N, H, W, 3].
       labels: int64 [N].
       class_names: a name per class.
       removed: images left out of the clean set, one finding each (the first rule that named it), by index.
       suspects: images that stay in but that somebody should look at; an image may have several.
-      duplicates: pairs with equal pixels among the kept images.
-      near_duplicates: pairs of kept images that are one picture but for encoding, a shift or colours.
+      duplicates: pairs with equal pixels among the images that are kept, or were until a rule about copies.
+      near_duplicates: likewise pairs that are one picture but for encoding, a shift or colours.
       conflicts: those of both kinds whose labels differ.
       rules: what was asked and what came of it, in order.
       asked_to_keep: images that a rule would have removed but for --audit_keep.
+      pictures: int64 [N], a number per picture, the same for all its images.
       features: which network's features the distances are of.
       seconds: how long it took.
     """
 
     origin: str
     fingerprint: str
+    labels_sha256: str
     shape: tuple[int, ...]
     labels: np.ndarray
     class_names: tuple[str, ...]
@@ -89,6 +92,7 @@ class Audit:
     conflicts: tuple[Pair, ...]
     rules: tuple[RuleSummary, ...]
     asked_to_keep: tuple[int, ...]
+    pictures: np.ndarray
     features: str
     seconds: float
 
@@ -108,7 +112,8 @@ class Audit:
             return [{**dataclasses.asdict(each), "label": int(self.labels[each.index])} for each in found]
 
         content = {
-            "bloodcell": __version__, "data": self.origin, "fingerprint": self.fingerprint, "shape": list(self.shape),
+            "bloodcell": __version__, "data": self.origin, "fingerprint": self.fingerprint,
+            "labels_sha256": self.labels_sha256, "shape": list(self.shape),
             "images": len(self.labels), "kept": len(self.kept), "removed": findings(self.removed),
             "suspects": findings(self.suspects), "conflicts": [[pair.first, pair.second] for pair in self.conflicts],
             "duplicates": [[pair.first, pair.second] for pair in self.duplicates],

@@ -1,0 +1,115 @@
+"""Suite `input`: images in memory against TFRecords that are streamed, alone and under a training step.
+
+Both sides feed the same images in the same order; they differ in `--cache` and in nothing else.
+"""
+
+import itertools
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import streaming
+from benchmarks.timing import Contestant, race
+
+SECONDS = 60.0  # a contestant's timed runs of one case
+BATCH = 64  # as the recipes have it
+IMAGES = 10_000  # of the sets that are raced
+LARGE = 100_000  # of the set whose memory is compared with theirs
+MODEL = "mobilenet_v3_small"  # the fastest of the backbones: it leaves the least time for reading
+POLICY = "flip | rotate(180) | zoom(0.2) | randaugment(n=2, m=4)"
+PIPELINE_STEPS, TRAIN_STEPS = 100, 40  # batches of a run
+TRAIN = "training, jpeg"
+SIDES = {"memory": "memory", "tfrecord": "none"}  # implementation: --cache
+PEAK = "peak memory"
+
+
+def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
+        tell: Callable[[str], None]) -> dict[str, Any]:
+    """Races both sides case by case.
+
+    Args:
+      present: the peers; none takes part.
+      samples: timed runs of a contestant, at most.
+      seconds: what they may take, together.
+      only: a regular expression; the cases to run are those in whose names it occurs.
+      tell: called with lines of progress.
+
+    Returns:
+      `rows`; `streams`, what an epoch takes in memory, streamed, and streamed from ten times as many images; `batch`.
+    """
+    del present
+    rows: list[dict[str, Any]] = []
+    streams: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        written: dict[tuple[int, str], str] = {}
+
+        def pattern(count: int, encoding: str) -> str:
+            if (count, encoding) not in written:
+                tell(f"writing {count:,} records of {encoding}")
+                written[count, encoding] = streaming.write(pathlib.Path(folder, f"{count}-{encoding}"), count, encoding)
+            return written[count, encoding]
+
+        cases = {"pipeline, jpeg": ("jpeg", _feeding), "pipeline, png": ("png", _feeding), TRAIN: ("jpeg", _training)}
+        for case, (encoding, contestants) in cases.items():
+            if re.search(only, case):
+                rows += race("input", contestants(case, pattern(IMAGES, encoding)), samples=samples, seconds=seconds,
+                             tell=tell)
+        if re.search(only, PEAK):
+            for count, cache in ((IMAGES, "memory"), (IMAGES, "none"), (LARGE, "none")):
+                streams.append(streaming.measure(pattern(count, "jpeg"), cache))
+                tell(f"{PEAK}: {streams[-1]}")
+    return {"rows": rows, "streams": streams, "batch": BATCH}
+
+
+def _batches(pattern: str, cache: str, steps: int) -> tuple[tf.data.Dataset, int]:
+    """Returns the first batches of an epoch, again in each loop over them, and how many there are."""
+    from bloodcell.data import demo, tfrecord
+    from bloodcell.data.pipeline import Pipeline
+    pipeline = Pipeline(tfrecord.load(pattern, cache=cache, class_names=demo.CLASS_NAMES), batch_size=BATCH)
+    steps = min(steps, pipeline.num_batches)
+    return pipeline.epoch(0, 0).take(steps), steps
+
+
+def _feeding(case: str, pattern: str) -> list[Contestant]:
+    def feed(batches: tf.data.Dataset) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            for _batch in batches:
+                pass
+        return run
+
+    sides = {name: _batches(pattern, cache, PIPELINE_STEPS) for name, cache in SIDES.items()}
+    return [Contestant(case, name, steps * BATCH, feed(batches)) for name, (batches, steps) in sides.items()]
+
+
+def _training(case: str, pattern: str) -> list[Contestant]:
+    """One network and one compiled step, fed in turns from both sides."""
+    from bloodcell import augment, models
+    from bloodcell.data import demo
+    from bloodcell.train import losses, optimizers, step, strategy
+    runtime = strategy.resolve(strategy="none", replicas=0, precision="auto", jit="auto", seed=0)
+    classes = len(demo.CLASS_NAMES)
+    with runtime.strategy.scope():
+        model = models.build(MODEL, weights="none", head="", image_size=streaming.SIDE, num_classes=classes, seed=0)
+        settings = optimizers.parse("adamw(weight_decay=1e-4)")
+        optimizer = optimizers.build(settings, learning_rate=1e-3, variables=model.trainable_variables,
+                                     precision=runtime.precision)
+    inputs = step.inputs(augment.parse(POLICY), runtime, 0, num_classes=classes)
+    train_step = step.train_step(model, optimizer, inputs=inputs, loss=losses.parse("cross_entropy"),
+                                 class_weights=np.ones(classes, np.float32), runtime=runtime)
+    numbers = itertools.count()
+
+    def train(batches: tf.data.Dataset) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            epoch = tf.constant(next(numbers), tf.int64)
+            results = [train_step(batch, epoch)
+                       for batch in runtime.strategy.experimental_distribute_dataset(batches)]
+            tf.stack(results).numpy()
+        return run
+
+    sides = {name: _batches(pattern, cache, TRAIN_STEPS) for name, cache in SIDES.items()}
+    return [Contestant(case, name, steps * BATCH, train(batches)) for name, (batches, steps) in sides.items()]
