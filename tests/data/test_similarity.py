@@ -17,8 +17,8 @@ from bloodcell.data.dataset import ImageSet
 
 def make(images) -> Any:
     count = len(images)
-    return ImageSet(np.ascontiguousarray(images), np.zeros(count, np.int64), np.arange(count, dtype=np.int64), ("cell",),
-                    "made here", ("",) * count)
+    return ImageSet(np.ascontiguousarray(images), np.zeros(count, np.int64), np.arange(count, dtype=np.int64),
+                    ("cell",), "made here", ("",) * count)
 
 
 @pytest.fixture(scope="module")
