@@ -1,6 +1,7 @@
 """`--mode=audit`: what is wrong with a labelled set, and a clean one without it. Training begins with one too."""
 
 import pathlib
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from bloodcell.commands import common
 from bloodcell.config import Config
 from bloodcell.data import audit, npz_writer, sources, tfrecord_writer
 from bloodcell.data.audit import cleaning
-from bloodcell.data.dataset import ImageSet
+from bloodcell.data.dataset import ImageSet, UnequalSizes
 from bloodcell.data.decode import decode_file
 from bloodcell.data.similarity import equal_pixels
 from bloodcell.errors import InputError, shown
@@ -21,6 +22,7 @@ from bloodcell.files import write_atomically
 from bloodcell.models import features
 
 MOST_POINTS = 12_000  # on each map
+_MANY = 2_000  # images whose audit takes so long that it is announced
 _COMPONENTS, _PERPLEXITY, _ITERATIONS = 32, 30, 500  # of t-SNE and of the PCA before it
 
 
@@ -33,8 +35,7 @@ def run(config: Config) -> None:
       InputError: data, examples or a folder that cannot be used.
     """
     # ---- The set -------------------------------------------------------------------------------------------------
-    images = sources.load(config.data, part="train", seed=config.seed, max_bad_images=config.max_bad_images,
-                          cache=config.cache)
+    images = _load(config)
     common.make_folder(config.run_dir)
     height, width = images.images.shape[1:3]
     print(f"data: {config.data}: {len(images):,} images, {height}x{width}, {images.num_classes} classes", flush=True)
@@ -49,10 +50,10 @@ def run(config: Config) -> None:
     _check_left(found, config)
     written = _write_clean(images.subset(found.kept), images, found, config)
     _say("drawing the maps")
-    page = audit_page.page(found, images.images, maps(images, found, seen), written=["audit.json", *written])
-    write_atomically(config.run_dir / "audit.json", found.to_json().encode())
+    page = audit_page.page(found, images.images, maps(images, found, seen), written=[cleaning.AUDIT_FILE, *written])
+    write_atomically(config.run_dir / cleaning.AUDIT_FILE, found.to_json().encode())
     write_atomically(config.run_dir / "audit.html", page.encode())
-    for name in ("audit.json", *written, "audit.html"):
+    for name in (cleaning.AUDIT_FILE, *written, "audit.html"):
         print(f"wrote {config.run_dir / name}", flush=True)
 
 
@@ -85,7 +86,7 @@ def examine(images: ImageSet, config: Config, *, every_rule: bool,
 
 
 def clean(images: ImageSet, config: Config) -> tuple[ImageSet, np.ndarray | None]:
-    """Leaves out of a set what `--clean` says, and prints a line about it.
+    """Leaves out of a set what `--clean` says; `common.print_header` tells of it.
 
     Args:
       images: N labelled images, as `--data` gives them.
@@ -100,15 +101,13 @@ def clean(images: ImageSet, config: Config) -> tuple[ImageSet, np.ndarray | None
     if config.clean == "none" or (config.clean == "auto" and images.audited):
         return images, None
     if config.clean != "auto":
-        kept, pictures, hint = audit.by_file(images, pathlib.Path(config.clean).expanduser()), None, ""
+        kept, pictures = audit.by_file(images, pathlib.Path(config.clean).expanduser()), None
     else:
-        print(f"auditing {len(images):,} images (--clean=none goes without)", flush=True)
+        if len(images) >= _MANY:
+            print(f"auditing {len(images):,} images (--clean=none goes without)", file=sys.stderr, flush=True)
         found, _ = examine(images, config, every_rule=False, say=lambda words: None)
         _check_left(found, config)
         kept, pictures = audit.by_audit(images, found), found.pictures[found.kept]
-        hint = "; --mode=audit shows them" if found.removed else ""
-    print(f"clean: left out {len(images) - len(kept):,} of {len(images):,} images: "
-          f"{cleaning.summary(kept.cleaned)}{hint}", flush=True)
     return kept, pictures
 
 
@@ -142,6 +141,18 @@ def maps(images: ImageSet, found: audit.Audit, seen: np.ndarray) -> dict[str, au
     near = TSNE(perplexity=min(_PERPLEXITY, (len(index) - 1) / 3), init="pca", random_state=0, max_iter=_ITERATIONS,
                 n_jobs=-1).fit_transform(scores)
     return {"PCA": audit_page.Map(index, scores[:, :2]), "t-SNE": audit_page.Map(index, near)}
+
+
+def _load(config: Config) -> ImageSet:
+    """Returns `--data` at its own size, or at `--image_size` where its images have several."""
+    def load(size: int | None) -> ImageSet:
+        return sources.load(config.data, part="train", image_size=size, seed=config.seed,
+                            max_bad_images=config.max_bad_images, cache=config.cache)
+
+    try:
+        return load(None)
+    except UnequalSizes:
+        return load(config.image_size)
 
 
 def _examples(images: ImageSet, text: str) -> tuple[np.ndarray | None, tuple[str, ...]]:

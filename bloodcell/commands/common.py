@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from bloodcell.config import Config
+from bloodcell.data.audit import cleaning
 from bloodcell.data.dataset import ImageSet, first_left_out
 from bloodcell.errors import InputError
 from bloodcell.evaluate import inference, metrics
@@ -31,6 +32,15 @@ def print_header(runtime: Runtime, origin: str, parts: Mapping[str, ImageSet]) -
           f"data: {origin}: {counts} images, {first.images.shape[1]}x{first.images.shape[2]}, "
           f"{first.num_classes} classes, {where}", flush=True)
     print_left_out(parts)
+    print_cleaned(parts)
+
+
+def print_cleaned(parts: Mapping[str, ImageSet]) -> None:
+    """Prints a line where an audit has removed images: how many, and by which rules."""
+    cleaned = max((images.cleaned for images in parts.values()), key=len)
+    if cleaned:
+        print(f"clean: left out {len(cleaned):,} images: {cleaning.summary(cleaned)}; --mode=audit shows them, "
+              "--clean=none keeps them", flush=True)
 
 
 def print_left_out(parts: Mapping[str, ImageSet]) -> None:

@@ -62,6 +62,7 @@ def explain_augment(config: Config) -> None:
     print(f"data: {config.data}: {len(ids):,} training images, {images.images.shape[1]}x{images.images.shape[2]}, "
           f"{images.num_classes} classes | seed: {config.seed} | epochs: 1 to {EPOCHS}", flush=True)
     common.print_left_out({"train": images})
+    common.print_cleaned({"train": images})
     images = segmenting.in_training({"train": images}, config)[0]["train"]
 
     few = images.subset(rows_of_every_class(np.asarray(images.labels)))

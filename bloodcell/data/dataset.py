@@ -20,6 +20,10 @@ CELL_NAMES = ("basophil", "eosinophil", "erythroblast", "immature_granulocyte",
 MAX_SIDE = 4096  # pixels; a larger side is a slide or a mistake, not the picture of one cell
 
 
+class UnequalSizes(InputError):
+    """The images of a source are of several sizes, and nothing was said of the one to which to bring them."""
+
+
 class StoredImages(Protocol):
     """Images that are not in memory, as an array: uint8 [N,H,W,3] (`records.RecordImages`).
 

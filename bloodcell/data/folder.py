@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bloodcell.data.dataset import ImageSet, check_left_out, check_size
+from bloodcell.data.dataset import ImageSet, UnequalSizes, check_left_out, check_size
 from bloodcell.data.decode import decode_file
 from bloodcell.data.resize import to_square
 from bloodcell.errors import InputError, did_you_mean, shown
@@ -176,6 +176,6 @@ def _decode_all(root: pathlib.Path, files: Sequence[str], image_size: int | None
                     count += 1
     check_left_out([(shown(name), reason) for name, reason in left_out], len(files), max_bad_images, str(root))
     if unequal:
-        raise InputError(f"{root}: expected images of one size, received {first} and {unequal}; try --image_size")
+        raise UnequalSizes(f"{root}: expected images of one size, received {first} and {unequal}; try --image_size")
     assert images is not None  # `files` is never empty, and `check_left_out` lets no set go in which all are bad
     return images[:count], left_out

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bloodcell.data.dataset import keeps_in_memory, pixel_digests
+from bloodcell.data.dataset import UnequalSizes, keeps_in_memory, pixel_digests
 from bloodcell.data.decode import MAX_BYTES, decode, header
 from bloodcell.data.records import ROW, Decoder, RecordImages, Shards, is_plain, plain
 from bloodcell.errors import InputError, shown
@@ -167,7 +167,7 @@ class _Scan:
         if (height, width, 3) != self._decoder.shape:
             if isinstance(reason := decode(record.image), str):
                 return reason
-            raise InputError(f"{self._where}: expected images of one size, received {self._first} and {record.file} "
+            raise UnequalSizes(f"{self._where}: expected images of one size, received {self._first} and {record.file} "
                              f"({height}x{width}); try --image_size")
         return ""
 

@@ -52,7 +52,7 @@ class Similar:
     repeated: tuple[np.ndarray, ...]
 
     def groups(self) -> np.ndarray:
-        """Returns int64 [N]: a number per picture, the same for all images that are equal, nearly equal or repeated."""
+        """Returns int64 [N]: a number per picture, in order of appearance; equal, near and repeated images share it."""
         parent = np.arange(int(self.equal.max(initial=-1)) + 1)
 
         def root(node: int) -> int:
@@ -65,8 +65,7 @@ class Similar:
                                             for same in self.repeated]
         for first, second in np.concatenate(links).tolist():
             parent[root(first)] = root(second)
-        roots = np.asarray([root(node) for node in range(len(parent))], np.int64)
-        return np.unique(roots[self.equal], return_inverse=True)[1].reshape(-1).astype(np.int64)
+        return in_order(np.asarray([root(node) for node in range(len(parent))], np.int64)[self.equal])
 
 
 # Products of many small matrices: threads of BLAS cost more than they save here, and a lot where cores are busy.
@@ -109,7 +108,12 @@ def groups(images: ImageSet) -> np.ndarray:
 
 def equal_pixels(images: ImageSet) -> np.ndarray:
     """Numbers the different images in order of appearance: int64 [N], equal where the pixels are."""
-    _, first, number = np.unique(images.digests(), axis=0, return_index=True, return_inverse=True)
+    return in_order(np.unique(images.digests(), axis=0, return_inverse=True)[1].reshape(-1))
+
+
+def in_order(numbers: np.ndarray) -> np.ndarray:
+    """Returns int64 [N]: the same groups of equal numbers, numbered 0, 1, 2, ... in order of appearance."""
+    _, first, number = np.unique(numbers, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[number.reshape(-1)]

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 
 from bloodcell.data import bloodmnist, folder, npz, tfrecord
+from bloodcell.data.audit import cleaning
 from bloodcell.data.dataset import ImageSet
 from bloodcell.data.resize import to_square
 from bloodcell.errors import InputError, did_you_mean, shown
@@ -46,6 +47,7 @@ def load(source: str, *, part: str = "train", labelled: bool = True, image_size:
     elif kind == "tfrecord":
         images = tfrecord.load(str(path), labelled=labelled, image_size=image_size, class_names=class_names,
                                origin=source, max_bad_images=max_bad_images, cache=cache)
+        images = dataclasses.replace(images, audited=cleaning.is_result(images, path.parent))
     elif kind == "folder":
         images = folder.load(path, part=part, labelled=labelled, image_size=image_size, class_names=class_names,
                              origin=source, max_bad_images=max_bad_images)

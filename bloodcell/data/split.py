@@ -99,7 +99,7 @@ def split(images: ImageSet, spec_text: str, seed: int, *, pictures: np.ndarray |
     entry, values = _bound(spec_text)
     if images.labels is None:
         raise InputError(f"--split: expected labelled images, received {images.origin} without labels")
-    groups = similarity.groups(images) if pictures is None else pictures
+    groups = similarity.in_order(similarity.groups(images) if pictures is None else pictures)
     indices = entry.parts(Pictures(images.labels, groups, images.class_names), seed, values)
     for name, index in zip(_PARTS, indices, strict=False):
         if not len(index):

@@ -81,7 +81,7 @@ def test_training_leaves_out_what_an_audit_removes_and_says_so(data, audited, tm
     finally:
         keras.config.set_dtype_policy("float32")
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("clean:"))
-    assert line == "clean: left out 12 of 80 images: 12 repeats; --mode=audit shows them"
+    assert line == "clean: left out 12 images: 12 repeats; --mode=audit shows them, --clean=none keeps them"
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [each["file"] for each in report["data"]["cleaned"]] == [f"dirty.npz#{index}" for index in COPIES]
     assert sum(part["images"] for part in report["data"]["parts"].values()) == 68

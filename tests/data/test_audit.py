@@ -1,6 +1,7 @@
 """The audit names what is wrong, says why, loses nothing, and what it removed can be left out later."""
 
 import json
+import re
 from typing import Any
 
 import cells
@@ -187,14 +188,14 @@ def test_equal_sets_have_equal_audits(real):
     assert first == second
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("", []), ("5", [5]), (" 3, 1-2 ,2", [1, 2, 3]), ("0-9", list(range(10)))])
+@pytest.mark.parametrize(("text", "wanted"), [("", []), ("5", [5]), (" 3, 1-2 ,2", [1, 2, 3]), ("6-9", [6, 7, 8, 9])])
 def test_positions_are_numbers_and_ranges(text, wanted):
     assert audit.positions(text, 10, "--audit_keep").tolist() == wanted
 
 
 @pytest.mark.parametrize("text", ["10", "3-2", "a", "1;2", "-1", "1-", "999999999999999"])
 def test_positions_that_there_are_not_are_an_error(text):
-    with pytest.raises(InputError, match="--audit_keep expected positions 0..9"):
+    with pytest.raises(InputError, match=re.escape("--audit_keep expected positions 0..9")):
         audit.positions(text, 10, "--audit_keep")
 
 

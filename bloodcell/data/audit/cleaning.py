@@ -17,6 +17,7 @@ from bloodcell.data.audit.result import Audit
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
 
+AUDIT_FILE = "audit.json"
 INDEX_FILE = "kept.txt"
 
 _HEADER = re.compile(r"# bloodcell index of (\d{1,12}) images, labels SHA-256 ([0-9a-f]{64})")
@@ -91,6 +92,18 @@ def by_file(images: ImageSet, path: pathlib.Path) -> ImageSet:
         raise InputError(f"--clean expected an audit of the {len(images):,} images of {images.origin}, received {path} "
                          f"of {count:,} images or of others; try --mode=audit on this data")
     return without(images, removed)
+
+
+def is_result(images: ImageSet, folder: pathlib.Path) -> bool:
+    """Whether the audit.json of a folder tells of these images as the kept ones, by their number and labels."""
+    path = folder / AUDIT_FILE
+    try:
+        if images.labels is None or not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return False
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return (content["kept"], content["kept_labels_sha256"]) == (len(images), labels_sha256(images))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False  # whatever it is, it is no audit of these
 
 
 def to_index(found: Audit, images: ImageSet) -> str:

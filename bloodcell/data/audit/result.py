@@ -1,6 +1,7 @@
 """What an audit finds, as data: `Audit`, its parts and audit.json. Finding belongs to `rules`, pages to `evaluate`."""
 
 import dataclasses
+import hashlib
 import json
 from typing import Any
 
@@ -113,7 +114,9 @@ class Audit:
 
         content = {
             "bloodcell": __version__, "data": self.origin, "fingerprint": self.fingerprint,
-            "labels_sha256": self.labels_sha256, "shape": list(self.shape),
+            "labels_sha256": self.labels_sha256,
+            "kept_labels_sha256": hashlib.sha256(self.labels[self.kept].astype("<i8").tobytes()).hexdigest(),
+            "shape": list(self.shape),
             "images": len(self.labels), "kept": len(self.kept), "removed": findings(self.removed),
             "suspects": findings(self.suspects), "conflicts": [[pair.first, pair.second] for pair in self.conflicts],
             "duplicates": [[pair.first, pair.second] for pair in self.duplicates],
