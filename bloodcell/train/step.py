@@ -39,7 +39,8 @@ def inputs(policy: Policy, runtime: Runtime, seed: int, *, num_classes: int, mix
     Make it once for all stages that use it: steps share what was compiled.
 
     Args:
-      policy: `policy(images, ids, *, epoch, seed, dtype, active)`; what it does to an image must depend on these alone.
+      policy: `policy(images, ids, *, epoch, seed, dtype)`; what it does to an image must depend on these alone. Where
+        batches have shares, it is given `active` too.
       runtime: devices, precision and compilation.
       seed: of the augmentation.
       num_classes: C.
@@ -60,10 +61,12 @@ def inputs(policy: Policy, runtime: Runtime, seed: int, *, num_classes: int, mix
         targets = tf.one_hot(batch["label"], num_classes)
         on = active(ids, batch["share"], epoch=epoch, seed=seed) if "share" in batch else None
         if views == 1:
-            shown = [policy(images, ids, epoch=epoch, seed=seed, dtype=dtype, active=on)]
+            only = {} if on is None else {"active": on}
+            shown = [policy(images, ids, epoch=epoch, seed=seed, dtype=dtype, **only)]
         else:  # one run of the policy for both views: half the program, and fuller chunks
+            only = {} if on is None else {"active": tf.concat([on, on], axis=0)}
             both = policy(tf.concat([images, images], axis=0), tf.concat([ids, view_ids(ids)], axis=0), epoch=epoch,
-                          seed=seed, dtype=dtype, active=on if on is None else tf.concat([on, on], axis=0))
+                          seed=seed, dtype=dtype, **only)
             shown = [tf.cast(images, dtype), *tf.split(both, 2)]
         if mixer is not None:
             size = (images.shape[1], images.shape[2])

@@ -132,7 +132,7 @@ def test_an_outlier_is_far_within_the_components_or_away_from_them():
     features = rng.normal(size=(400, 4)) * [8, 6, 5, 4] @ basis[:4] + 0.1 * rng.normal(size=(400, 20))
     features[5] += 60 * basis[1]  # along a component
     features[9] += 6 * basis[10]  # away from all of them
-    inside, outside = outliers.mahalanobis(features, 4)
+    inside, outside = outliers.mahalanobis(features, np.zeros(400, np.int64), 4)
     assert inside.argmax() == 5
     assert outside.argmax() == 9
     assert inside[5] > 10

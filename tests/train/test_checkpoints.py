@@ -56,7 +56,8 @@ def test_best_needs_no_optimizer_and_rebuilds_from_the_folder(tmp_path, tiny):
     checkpoints.save_model_file(tmp_path, name="tiny", head="", image_size=8, class_names=("a", "b"))
     Checkpoints(tmp_path).save("best", {}, model)
     again, about = checkpoints.load_model(str(tmp_path))
-    assert about == {"name": "tiny", "head": "", "image_size": 8, "num_classes": 2, "class_names": ("a", "b")}
+    assert about == {"name": "tiny", "head": "", "image_size": 8, "num_classes": 2, "class_names": ("a", "b"),
+                     "segment": ""}
     assert checkpoints.weights_sha256(again) == checkpoints.weights_sha256(model)
 
 

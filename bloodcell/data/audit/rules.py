@@ -146,12 +146,14 @@ def _centroid(evidence: Evidence, left: np.ndarray, values: dict[str, Any]) -> F
 
 
 def _mahalanobis(evidence: Evidence, left: np.ndarray, values: dict[str, Any]) -> Found:
-    inside, outside = outliers.mahalanobis(evidence.features[left], values["components"])
+    labels = evidence.labels[left]
+    inside, outside = outliers.mahalanobis(evidence.features[left], labels, values["components"])
     found = []
     for at in np.flatnonzero(np.maximum(inside, outside) > values["k"]):
         worst = max(inside[at], outside[at])
-        where = "within the principal components" if inside[at] >= outside[at] else "away from all principal components"
-        found.append(Finding(int(left[at]), "mahalanobis", f"{worst:.1f} robust deviations {where}", float(worst)))
+        where = "within the principal components" if inside[at] >= outside[at] else "away from the principal components"
+        found.append(Finding(int(left[at]), "mahalanobis", f"{worst:.1f} robust deviations farther from "
+                             f"{evidence.class_names[labels[at]]} than usual, {where}", float(worst)))
     return found
 
 
@@ -203,8 +205,8 @@ RULES: dict[str, Rule] = {rule.name: rule for rule in (
     Rule("conflicts", "one picture under two labels", (), False, _conflicts),
     Rule("centroid", "far from its class's mean in feature space: standard deviations of the class's distances",
          (spec.Param("k", float, 4.5, low=1.0, high=100.0, unit="standard deviations"),), False, _centroid),
-    Rule("mahalanobis", "far out by PCA, within its components (robust covariance) or away from them: robust units",
-         (spec.Param("k", float, 6.0, low=1.0, high=1000.0, unit="robust deviations"),
+    Rule("mahalanobis", "far out of its class by PCA, within its components (robust covariance) or away from them",
+         (spec.Param("k", float, 7.0, low=1.0, high=1000.0, unit="robust deviations"),
           spec.Param("components", int, 32, low=2, high=256, unit="components")), False, _mahalanobis),
     Rule("background", "hardly any colour, or a background that hardly any other image has: grey levels",
          (spec.Param("radius", float, 20.0, low=0.0, high=442.0, unit="grey levels"),
