@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell.data.dataset import ImageSet
+from bloodcell.data.records import CORES
 from bloodcell.data.rows import Rows
 
 
@@ -19,7 +20,8 @@ def num_batches(n: int, batch_size: int) -> int:
     return -(-n // batch_size)
 
 
-_WAITING = 4  # batches of a streamed set that are ready before they are asked for
+# Batches that are ready before they are asked for; of a streamed set they are what it costs in memory.
+_WAITING = 4
 _ALIGNMENT = 64  # bytes; what TensorFlow's CPU kernels ask of a tensor
 
 
@@ -106,7 +108,7 @@ class Pipeline:
 
         with tf.device("CPU:0"):
             batches = tf.data.Dataset.from_tensor_slices(own)
-            batches = batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            batches = batches.map(gather, num_parallel_calls=CORES, deterministic=True)
             if stored:
                 batches = tf.data.Dataset.zip(stored.batches(own["index"]), batches)
                 batches = batches.map(lambda pixels, batch: {"image": pixels, **batch})
@@ -117,5 +119,7 @@ class Pipeline:
         options.experimental_optimization.apply_default_optimizations = False
         # there are no files to share out among workers: each takes every n-th element
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-        # of decoded images few batches wait, however slow the step is: they are what a streamed set costs in memory
-        return batches.with_options(options).prefetch(_WAITING if stored else tf.data.AUTOTUNE)
+        # automatic tuning has nothing to find here, and an iterator under it ends no earlier than its next look: of
+        # the looks each is twice as long after the one before, so that an epoch of 5 s may end 5 s late (TF 2.21)
+        options.autotune.enabled = False
+        return batches.with_options(options).prefetch(_WAITING)

@@ -10,7 +10,7 @@ from PIL import Image
 
 import main
 from bloodcell import config
-from bloodcell.commands import audit, parts, train
+from bloodcell.commands import audit, evaluate, parts, train
 from bloodcell.data import demo, sources
 from bloodcell.errors import InputError
 
@@ -76,11 +76,15 @@ def test_the_clean_set_needs_no_second_audit(audited, capsys):
 def test_training_leaves_out_what_an_audit_removes_and_says_so(data, audited, tmp_path, capsys):
     flags = ("--model=mobilenet_v3_small", "--weights=none", "--batch_size=16", "--stages=all(epochs=1, lr=1e-3)",
              "--progress=none", f"--data={data}", f"--workdir={tmp_path / 'run'}", "--image_size=32")
+    again = ("--mode=evaluate", f"--checkpoint={tmp_path / 'run'}", f"--data={data}", "--split=run", "--progress=none")
     try:
         train.run(settings(*flags))
+        printed = capsys.readouterr().out.splitlines()
+        evaluate.run(settings(*again))
+        assert capsys.readouterr().out.splitlines()[-1] == printed[-1]
     finally:
         keras.config.set_dtype_policy("float32")
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("clean:"))
+    line = next(line for line in printed if line.startswith("clean:"))
     assert line == "clean: left out 12 images: 12 repeats; --mode=audit shows them, --clean=none keeps them"
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [each["file"] for each in report["data"]["cleaned"]] == [f"dirty.npz#{index}" for index in COPIES]

@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,19 @@ for batch in strategy.experimental_distribute_dataset(Pipeline(images, batch_siz
 alone = [batch["id"].tolist() for batch in Pipeline(images, batch_size=8).epoch(0, 0).as_numpy_iterator()]
 print("RESULT" + json.dumps([rows, alone]))
 """
+
+
+def test_an_epoch_ends_when_its_last_batch_has_been_read():
+    """TensorFlow's automatic tuning wakes after 10, 20, 40... ms, and its iterators end no earlier than it wakes."""
+    pipeline = Pipeline(make(16), batch_size=4)
+    iterators = [iter(pipeline.epoch(0, epoch)) for epoch in range(8)]
+    for iterator in iterators:
+        assert len(list(iterator)) == 4
+    time.sleep(0.7)  # it wakes at 0.63 s and next at 1.27 s
+    began = time.monotonic()
+    del iterator
+    iterators.clear()
+    assert time.monotonic() - began < 0.3
 
 
 def test_two_replicas_share_each_batch_and_see_every_image_once():
