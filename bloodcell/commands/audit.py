@@ -118,7 +118,7 @@ def lines(found: audit.Audit) -> list[str]:
             f"{f'  ({rule.note})' if rule.note else ''}" for rule in found.rules]
     told.append(f"kept {len(found.kept):,} of {len(found.labels):,} images, removed {len(found.removed):,}; "
                 f"{len(found.duplicates):,} pairs of duplicates, {len(found.near_duplicates):,} of near-duplicates, "
-                f"{len(found.conflicts):,} label conflicts; {found.seconds:.0f} s")
+                f"{len(found.conflicts):,} label conflict{'s' * (len(found.conflicts) != 1)}; {found.seconds:.0f} s")
     return told
 
 
