@@ -28,10 +28,10 @@ def test_a_backbone_tells_a_changed_copy_from_another_cell(images):
     found = look(images, np.arange(40))
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(look(images, np.asarray([7, 3])), found[[7, 3]], atol=1e-4)
-    lossy = np.stack([tf.io.decode_jpeg(tf.io.encode_jpeg(image, quality=80)).numpy() for image in images])
+    lossy = np.stack([tf.io.decode_jpeg(tf.io.encode_jpeg(image, quality=95)).numpy() for image in images])
     alike = look(lossy, np.arange(40)) @ found.T
     assert (alike.argmax(axis=1) == np.arange(40)).all()
-    assert np.diag(alike).min() > 0.8
+    assert np.diag(alike).min() > 0.9
     large = tf.image.resize(images, (192, 192), antialias=True).numpy().astype(np.uint8)
     assert np.diag(look(large, np.arange(40)) @ found.T).min() > 0.9
 
