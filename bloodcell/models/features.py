@@ -20,8 +20,9 @@ _CHUNK = 256
 
 
 def validate(name: str) -> None:
-    """Checks what `--audit_features` names: "auto", "pixels" or a backbone; InputError where it is none of them."""
-    names = ("auto", PIXELS, *backbones.BACKBONES)
+    """Raises InputError where `--audit_features` names neither "auto", "pixels" nor a backbone trained on ImageNet."""
+    trained = (name for name, entry in backbones.BACKBONES.items() if entry.imagenet)
+    names = ("auto", PIXELS, *trained)
     if name not in names:
         raise InputError(f"--audit_features: unknown name '{name}'; {did_you_mean(name, names)}")
 

