@@ -37,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         if settings is None:
             print(config.help_text())
             return 0
+        if settings.list:
+            importlib.import_module("bloodcell.commands.listing").run(settings)
+            return 0
         config.validate(settings)
         importlib.import_module(f"bloodcell.commands.{settings.mode}").run(settings)
     except InputError as error:

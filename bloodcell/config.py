@@ -100,37 +100,48 @@ class Config:
         "fill, a grey level 0..255, 'white', 'black' or 'mean'. Saved with the run; evaluate and predict do the same "
         "by themselves. Empty: nothing."))
     model: str = _flag("efficientnet_v2_s", (
-        "Backbone, for example efficientnet_v2_s, mobilenet_v3_large, mobilenet_v3_small or efficientnet_lite0."))
+        "Backbone, for example efficientnet_v2_s, mobilenet_v3_large, efficientnet_lite0 or cnn; --list=models shows "
+        "all. 'concat(efficientnet_v2_s, efficientnet_v2_m)' is several side by side, their features joined."))
     weights: str = _flag("imagenet", (
         "First weights: 'imagenet' (error where they are missing; the demo set alone goes on from random ones), "
-        "'none' (random), or a weights file."))
+        "'none' (random), or a weights file (.h5). A concat takes imagenet or none for all its parts, or one of the "
+        "three for each, in order and with commas between them."))
     head: str = _flag("", (
-        "Layers between the backbone's pooled features and the logits, for example 'dense(128) | dropout(0.3)'. "
-        "Empty: the logits alone."))
+        "Layers between the backbone and the logits, of the kinds below, for example 'dense(128) | dropout(0.3)'. "
+        "Before them the feature map is averaged over its pixels, unless the first is a pool or flatten. Empty: the "
+        "logits alone."))
     stages: str = _flag("all(epochs=5, lr=1e-3)", (
-        "Training stages in order: head(epochs, lr) trains the head, top(percent, epochs, lr) the last percent of "
-        "the backbone's layers too, all(epochs, lr) everything; lr is the peak learning rate. Example: "
-        "'head(epochs=10, lr=1e-3) | top(percent=80, epochs=20, lr=1e-4)'. A stage may have images of its own: "
-        "augment='SPEC' and mix='SPEC' inside the parentheses stand for --augment and --mix there, '' for none."))
+        "Training stages in order, each of one of the kinds below: what learns, for how many epochs, and lr, the peak "
+        "learning rate. Example: 'head(epochs=10, lr=1e-3) | top(percent=80, epochs=20, lr=1e-4)'. A stage may have "
+        "rules of its own: augment='SPEC', mix='SPEC', optimizer='SPEC', schedule='SPEC' and batch_size=N inside the "
+        "parentheses stand for the flags of these names there."))
     augment: str = _flag("", (
         "Augmentation policy of training images, for example 'flip | rotate(180) | randaugment(n=3, m=4)'; angles "
         "in degrees. Empty: none."))
     val_augment: str = _flag("", (
         "Policy applied to the images that are validated or evaluated, to measure robustness. Empty: none."))
+    corruptions: str = _flag("", (
+        "Suites of corruptions, below, on which --mode=evaluate measures the model beside the images as they are; the "
+        "line of JSON gets their figures. Example: heavy. Empty: none."))
     mix: str = _flag("", (
         "Mixes training images in pairs after --augment, and their labels in the same proportion: 'mixup(0.2)', "
         "'cutmix(1.0)' (the number is alpha of lambda ~ Beta(alpha, alpha)), 'oneof(mixup(0.2), cutmix(1.0))', op@p. "
         "Partners are images of the same batch and replica; accuracy counts the larger part of a label. Empty: none."))
     optimizer: str = _flag("adamw(weight_decay=1e-4)", (
-        "'adamw(weight_decay=1e-4)' (no decay on norms and biases) or 'adam'."))
+        "What takes the steps: 'sgd', 'adam', 'adamw(weight_decay=1e-4)', 'lion' or 'ranger', all below. Decay is apart"
+        " from the gradient and leaves biases, norms and layer scales alone; clipnorm limits all gradients together."))
     schedule: str = _flag("cosine(warmup=0.05)", (
-        "Learning rate within a stage: 'constant', 'cosine(warmup=0.05)' (warmup is a fraction of the stage's "
-        "steps) or 'plateau(factor=0.5, patience=3)' (patience in epochs)."))
+        "Learning rate within a stage, from the stage's lr: 'constant', 'cosine(warmup=0.05)', 'restarts(first=0.1, "
+        "factor=2)', 'exponential(rate=0.96, every=0.01)', 'step(factor=0.1, at=(0.5, 0.75))' or 'plateau(factor=0.5, "
+        "patience=3)', all below; lengths are fractions of the stage's steps, patience is in epochs."))
     loss: str = _flag("cross_entropy(smoothing=0.1)", (
-        "'cross_entropy(smoothing=0.1)'; smoothing is a probability, 0..1. 'jsd(weight=12)' shows the model three "
-        "views of each image, itself without augmentation and two by --augment: cross-entropy of the first, plus "
-        "weight times the Jensen-Shannon divergence of the three predictions, in nats (a step costs three times as "
-        "much). Validation takes the cross-entropy alone."))
+        "'cross_entropy(smoothing=0.1)'; smoothing is a probability, 0..1. 'focal(gamma=2)' counts images that are "
+        "right already less. 'jsd(weight=12)' shows the model three views of each image, itself without augmentation "
+        "and two by --augment: cross-entropy of the first, plus weight times the Jensen-Shannon divergence of the "
+        "three predictions, in nats (a step costs three times as much). Validation takes the cross-entropy alone."))
+    average: str = _flag("", (
+        "Averaged weights, kept beside the raw ones, validated after every epoch and saved as "
+        "checkpoints/average.npz: 'ema(0.999)' or 'swa(start=0.75)', below. --which=average uses them. Empty: none."))
     balance: str = _flag("none", (
         "What is done about unequal classes of the training part: 'none', 'class_weights' (in the loss), "
         "'replicate(2000)', 'sampler', 'synthetic(1500)' or 'smote(k=5)', all below; numbers are images a class."))
@@ -154,6 +165,9 @@ class Config:
     workdir: str = _flag("", (
         "Folder of the run; one that holds a run is resumed. Empty: runs/RECIPE, RECIPE being the flagfile's name."))
     checkpoint: str = _flag("", "Run folder to evaluate or to predict with, for example runs/v2s.")
+    which: str = _flag("best", (
+        "Weights of the run to evaluate or to predict with: of the 'best' epoch by validation, of the 'last' one, or "
+        "the best 'average' that a run with --average has."), choices=("best", "last", "average"))
     report: str = _flag("", "File that also gets the JSON of the last line (train and evaluate). Empty: none.")
     predictions: str = _flag("", (
         "CSV written by --mode=predict, columns file,label,name,p0..pN,confidence,novelty,flag. confidence is the "
@@ -163,6 +177,9 @@ class Config:
         "What --mode=explain shows: 'augment' writes explain_augment.png into the run's folder, a sheet of training "
         "images under --augment in epochs 1 to 8, and the share of images that draw each op; 'segment' writes "
         "explain_segment.png, cells of every class before and after --segment, and the share of foreground."))
+    list: str = _flag("", (
+        "Prints what there is and ends; 'models': every backbone with its parameters, its FLOPs at 96x96, the smallest "
+        "image it takes, and whether its ImageNet weights are at hand. Empty: nothing."))
     dry_run: bool = _flag(False, "Build everything, train one batch, say what would run, and write nothing.")
     profile_steps: str = _flag("", (
         "First and last step of a profiler trace for TensorBoard, for example 10,20. Empty: none."))
@@ -180,7 +197,7 @@ class Config:
 _FLAG_FIELDS = tuple(field for field in dataclasses.fields(Config) if field.metadata)
 
 # Where a run is written and how it is watched is no part of what it computes.
-_NOT_REPRODUCED = ("workdir", "report", "predictions", "explain", "dry_run", "progress", "profile_steps")
+_NOT_REPRODUCED = ("workdir", "report", "predictions", "explain", "list", "dry_run", "progress", "profile_steps")
 
 
 def _flag_values() -> flags.FlagValues:
@@ -248,6 +265,9 @@ def help_text() -> str:
     """Returns the text of `--help`: every flag with its values and default, and the ops of a policy."""
     from bloodcell import augment  # here: see `_validate_specs`
     from bloodcell.data import audit, balance, segment, split
+    from bloodcell.evaluate import corruptions
+    from bloodcell.models import heads
+    from bloodcell.train import averaging, losses, optimizers, schedules, stages
 
     def described(entries: Mapping[str, Any]) -> str:
         text = ""
@@ -266,6 +286,18 @@ def help_text() -> str:
             f"{described({**augment.REGISTRY, **augment.COMBINATORS})}\n"
             "What --mix is made of:\n\n"
             f"{described(augment.MIXES)}\n"
+            "What --head is made of:\n\n"
+            f"{described(heads.OPERATIONS)}\n"
+            "What --stages is made of:\n\n"
+            f"{described(stages.SCOPES)}\n"
+            "What --optimizer is one of:\n\n"
+            f"{described(optimizers.OPTIMIZERS)}\n"
+            "What --schedule is one of:\n\n"
+            f"{described(schedules.SCHEDULES)}\n"
+            "What --loss is one of:\n\n"
+            f"{described(losses.LOSSES)}\n"
+            "What --average is one of:\n\n"
+            f"{described(averaging.AVERAGES)}\n"
             "What --split is one of:\n\n"
             f"{described(split.SPLITS)}\n"
             "What --balance is one of:\n\n"
@@ -273,7 +305,9 @@ def help_text() -> str:
             "What --audit_rules is made of:\n\n"
             f"{described(audit.RULES)}\n"
             "What --segment is one of:\n\n"
-            f"{described(segment.SEGMENTERS)}")
+            f"{described(segment.SEGMENTERS)}\n"
+            "What --corruptions takes, separated by commas:\n\n"
+            + "".join(f"  {name}\n      {each.summary}\n" for name, each in corruptions.CORRUPTIONS.items()))
 
 
 def _parameter(param: spec.Param) -> str:
@@ -310,6 +344,9 @@ def validate(config: Config) -> None:
     if config.mode == "explain" and config.explain == "augment" and not config.augment:
         raise InputError("--explain=augment expected --augment=POLICY, received none; "
                          "try --augment='flip | rotate(180)'")
+    if config.corruptions and config.val_augment:
+        raise InputError("--corruptions expected images as they are to compare with, received --val_augment too; "
+                         "try leaving one out")
     if config.split and (config.val_data or config.test_data):
         raise InputError("expected --split or --val_data/--test_data, received both; try leaving one out")
     if config.test_data and not config.val_data:
@@ -322,15 +359,18 @@ def _validate_specs(config: Config) -> None:
     # Imported here, because these rooms need TensorFlow's import (seconds), and a mistyped flag should not wait for it.
     from bloodcell import augment, models
     from bloodcell.data import audit, balance, segment, split
+    from bloodcell.evaluate import corruptions
     from bloodcell.models import features
-    from bloodcell.train import losses, optimizers, schedules, stages
+    from bloodcell.train import averaging, losses, optimizers, schedules, stages
 
     augment.parse(config.augment)
     augment.parse(config.val_augment, what="val_augment")
     augment.parse_mix(config.mix)
+    corruptions.parse(config.corruptions)
     plan = stages.parse(config.stages)
     optimizers.parse(config.optimizer)
     schedules.parse(config.schedule)
+    averaging.parse(config.average)
     if losses.parse(config.loss).views > 1:
         stages.need_policies(plan, config.augment)
     audit.parse(config.audit_rules)

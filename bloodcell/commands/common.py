@@ -14,7 +14,7 @@ from bloodcell.config import Config
 from bloodcell.data.audit import cleaning
 from bloodcell.data.dataset import ImageSet, first_left_out
 from bloodcell.errors import InputError
-from bloodcell.evaluate import inference, metrics
+from bloodcell.evaluate import corruptions, inference, metrics
 from bloodcell.files import write_atomically
 from bloodcell.train.strategy import Runtime
 
@@ -66,9 +66,15 @@ def _left_out(parts: Mapping[str, ImageSet]) -> dict[tuple[str, tuple[tuple[str,
     return counts
 
 
-def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runtime) -> dict[str, Any]:
-    """Returns the figures (`metrics.compute`) of a model on labelled images, under `--val_augment` where given."""
-    transform = inference.policy_transform(config.val_augment, seed=config.seed, jit=runtime.jit != "off")
+def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runtime, *,
+            corruption: str = "") -> dict[str, Any]:
+    """Returns the figures (`metrics.compute`) of a model on labelled images.
+
+    The images are under `--val_augment` where given, or under a corruption, a name of `corruptions.CORRUPTIONS`.
+    """
+    jit = runtime.jit != "off"
+    transform = (corruptions.transform(corruption, jit=jit) if corruption
+                 else inference.policy_transform(config.val_augment, seed=config.seed, jit=jit))
     probabilities = inference.probabilities(model, images, batch_size=config.batch_size, transform=transform,
                                             on_batch=counter("evaluated", len(images), config.progress))
     if images.labels is None:
@@ -111,7 +117,8 @@ def check_output(path: str, flag: str) -> None:
 
 def print_result(figures: Mapping[str, Any], report: str) -> None:
     """Prints the figures as one line of JSON, and writes the same to the file `report` where that is given."""
-    line = json.dumps({name: figures[name] for name in metrics.PRINTED}, allow_nan=False)
+    names = [*metrics.PRINTED, *(["corruptions"] if "corruptions" in figures else [])]
+    line = json.dumps({name: figures[name] for name in names}, allow_nan=False)
     if report:
         write_atomically(pathlib.Path(report), (line + "\n").encode())
     print(line, flush=True)

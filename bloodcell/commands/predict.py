@@ -33,7 +33,7 @@ def run(config: Config) -> None:
     common.check_output(config.predictions, "--predictions")
     runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
                                  jit=config.jit, seed=config.seed)
-    model, about = checkpoints.load_model(config.checkpoint)
+    model, about = checkpoints.load_model(config.checkpoint, which=config.which)
     names = about["class_names"]
     images = _load(config, about["image_size"], names)
     common.print_header(runtime, config.data, {"unlabelled": images})

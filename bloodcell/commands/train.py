@@ -24,7 +24,7 @@ from bloodcell.commands import parts as data_parts
 from bloodcell.config import Config, to_flagfile
 from bloodcell.data import balance, division, split
 from bloodcell.data.dataset import ImageSet
-from bloodcell.evaluate import plots, report
+from bloodcell.evaluate import metrics, plots, report
 from bloodcell.files import write_atomically
 from bloodcell.models import MissingWeights
 from bloodcell.train import checkpoints, loop, metrics_log, stages
@@ -88,8 +88,10 @@ def run(config: Config) -> None:
     # ---- The figures of the best weights -------------------------------------------------------------------------
     measured = "test" if "test" in parts else "val"
     figures = common.measure(model, parts[measured], config, runtime)
+    averaged = _averaged(model, parts[measured], config, runtime)
     history = _history(run_dir)
-    content = {**figures, "part": measured, "recipe": config.recipe, "config": dataclasses.asdict(config),
+    content = {**figures, "averaged": averaged, "part": measured, "recipe": config.recipe,
+               "config": dataclasses.asdict(config),
                "data": {"origin": config.data, "parts": {name: _summary(part) for name, part in parts.items()},
                         "split": divided.spec, "training_rows": balanced,
                         "left_out": common.left_out_entries(parts),
@@ -97,6 +99,7 @@ def run(config: Config) -> None:
                "devices": runtime.devices, "precision": runtime.precision, "jit": runtime.jit,
                "images_per_second": statistics.median(line["images_per_second"] for line in history),
                "peak_memory_mib": _peak_memory_mib(), "weights_sha256": checkpoints.weights_sha256(model),
+               "first_weights": checkpoints.about(run_dir)["weights"],
                "versions": _versions()}
     grid, titles = _augmented(parts["train"], config)
     report.write(run_dir, content, history=history, grid=grid, grid_titles=titles,
@@ -105,6 +108,9 @@ def run(config: Config) -> None:
         board.png(f"confusion/{measured}", plots.confusion_png(figures["confusion"], parts["train"].class_names),
                   history[-1]["step"])
     print(f"report: {run_dir / 'report.html'}", flush=True)
+    if averaged:
+        print(f"averaged weights ({config.average}): accuracy {averaged['accuracy']:.4f}, the best epoch's "
+              f"{figures['accuracy']:.4f}; --which=average uses them", flush=True)
     common.print_result(figures, config.report)
 
 
@@ -112,6 +118,18 @@ def _write_flags(config: Config, run_dir: pathlib.Path) -> None:
     text = (f"# Reproduces this run (bloodcell {__version__}):\n"
             f"#   python main.py --flagfile={run_dir / 'config.cfg'} --workdir={run_dir}-again\n{to_flagfile(config)}")
     write_atomically(run_dir / "config.cfg", text.encode())
+
+
+def _averaged(model: keras.Model, images: ImageSet, config: Config, runtime: strategies.Runtime
+              ) -> dict[str, Any] | None:
+    """Returns the figures of the best averaged weights, or None where the run has none; the model stays as it is."""
+    store = checkpoints.Checkpoints(config.run_dir)
+    if not store.has("average"):
+        return None
+    store.restore("average", model)
+    figures = common.measure(model, images, config, runtime)
+    store.restore("best", model)
+    return {name: figures[name] for name in metrics.PRINTED}
 
 
 def _history(run_dir: pathlib.Path) -> list[dict[str, Any]]:
@@ -155,10 +173,10 @@ def _augmented(train: ImageSet, config: Config) -> tuple[np.ndarray, list[str]]:
     by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     chosen = [rows[turn] for turn in range(GRID_IMAGES) for rows in by_class if turn < len(rows)][:GRID_IMAGES]
     few = train.subset(np.asarray(chosen))
-    policy, mix = stages.policies(stages.parse(config.stages)[0], config.augment, config.mix)
+    by = stages.parse(config.stages)[0].rules(config)
     ids = tf.constant(few.ids)
-    images = augment.parse(policy)(tf.constant(few.images[:]), ids, epoch=1, seed=config.seed)
-    images, parts = augment.parse_mix(mix)(images, tf.one_hot(labels[chosen], train.num_classes), ids,
+    images = augment.parse(by.augment)(tf.constant(few.images[:]), ids, epoch=1, seed=config.seed)
+    images, parts = augment.parse_mix(by.mix)(images, tf.one_hot(labels[chosen], train.num_classes), ids,
                                            tf.ones(len(few)), epoch=1, seed=config.seed)
     return images.numpy(), [_label(row, train.class_names) for row in parts.numpy()]
 

@@ -4,6 +4,7 @@ Nothing is augmented here, and there is no shuffle buffer: an epoch is a permuta
 had again, or taken up in the middle, without running those before it. Which rows there are is `rows`' business.
 """
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -72,6 +73,14 @@ class Pipeline:
                 self._images = (_host_tensor(images.images) if extra is None else
                                 _host_tensor(images.images, len(extra.labels), extra.write))
             self._labels = tf.convert_to_tensor(labels)
+
+    def of_batch_size(self, batch_size: int) -> "Pipeline":
+        """Returns a pipeline of the same images, not copied, in batches of another size."""
+        if batch_size < 1:
+            raise ValueError(f"expected a batch size from 1, received {batch_size}")
+        other = copy.copy(self)
+        other.batch_size, other.num_batches = batch_size, num_batches(len(self._rows), batch_size)
+        return other
 
     def epoch(self, seed: int, epoch: int, *, skip_steps: int = 0) -> tf.data.Dataset:
         """Returns one epoch in random order.

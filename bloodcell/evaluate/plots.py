@@ -45,7 +45,8 @@ def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
     """Draws loss and accuracy by epoch.
 
     Args:
-      history: lines of `metrics.jsonl`: `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy`.
+      history: lines of `metrics.jsonl`: `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy`, and where weights are
+        averaged `average_val_loss` and `average_val_accuracy`.
 
     Returns:
       A PNG file.
@@ -55,6 +56,10 @@ def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
     for axes, name in zip(figure.subplots(2, 1, sharex=True), ("accuracy", "loss"), strict=True):
         axes.plot(epochs, [line[name] for line in history], "o-", ms=3, color=_TRAIN, label="training, augmented")
         axes.plot(epochs, [line[f"val_{name}"] for line in history], "o-", ms=3, color=_VAL, label="validation")
+        averaged = [line for line in history if f"average_val_{name}" in line]
+        if averaged:
+            axes.plot([line["epoch"] for line in averaged], [line[f"average_val_{name}"] for line in averaged], "o--",
+                      ms=3, color=_VAL, alpha=0.6, label="validation, averaged weights")
         axes.set_ylabel(name)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

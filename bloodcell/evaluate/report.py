@@ -26,7 +26,8 @@ def write(run_dir: pathlib.Path, report: dict[str, Any], *, history: Sequence[di
     Args:
       run_dir: the run's folder; it exists.
       report: JSON values: the figures of `metrics.compute`, and `part`, `recipe`, `config`, `data`, `devices`,
-        `precision`, `jit`, `images_per_second`, `peak_memory_mib`, `weights_sha256`, `versions`.
+        `precision`, `jit`, `images_per_second`, `peak_memory_mib`, `weights_sha256`, `versions`; `averaged`: the
+        printed figures of averaged weights, or None; `first_weights`: `source` and `sha256` of each file.
       history: the lines of metrics.jsonl.
       grid: augmented training images [N, H, W, 3] in grey levels 0..255.
       grid_titles: their class names.
@@ -57,12 +58,18 @@ def _page(report: dict[str, Any], run_dir: pathlib.Path, *, confusion: bytes, cu
     machine = {"devices": report["devices"], "precision": report["precision"], "jit": report["jit"],
                "training images/s": _figure(report["images_per_second"], 0),
                "peak memory": f"{report['peak_memory_mib']:,} MiB", "weights SHA-256": report["weights_sha256"],
+               **{f"first weights: {each['source']}": each["sha256"]
+                  for each in report.get("first_weights", []) if each["sha256"]},
                **{f"version of {name}": value for name, value in report["versions"].items()}}
     settings = {f"--{name}": value for name, value in report["config"].items() if name != "recipe"}
     again = f"python main.py --flagfile={run_dir / 'config.cfg'} --workdir={run_dir}-again"
     headline = pages.figures((_figure(report[key]), label) for key, label in (
         ("accuracy", "accuracy"), ("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1"), ("auc", "AUC"),
         ("ece", "calibration error (ECE)")))
+    averaged = report.get("averaged")
+    average = (f"<p>Averaged weights (--average={escape(report['config']['average'])}; not the figures above): "
+               f"accuracy {_figure(averaged['accuracy'])}, balanced accuracy {_figure(averaged['balanced_accuracy'])}, "
+               f"macro F1 {_figure(averaged['macro_f1'])}; --which=average uses them.</p>" if averaged else "")
     segmented = ("<h2>Segmentation</h2>" + _image(segmentation, "cells before and after segmentation")
                  if segmentation else "")
     curve = f"<h2>Training</h2>{_image(curves, 'loss and accuracy by epoch')}" if curves else ""
@@ -71,6 +78,7 @@ def _page(report: dict[str, Any], run_dir: pathlib.Path, *, confusion: bytes, cu
 epoch on {parts[report['part']]['images']:,} images ({escape(report['part'])} part)</p>
 <p class="note">Not for clinical use. The figures hold for images like those it was measured on.</p>
 {headline}
+{average}
 <div class="pair"><div><h2>Confusion matrix</h2>{_image(confusion, 'confusion matrix')}</div>
 <div>{curve}</div></div>
 <h2>Per class</h2>{pages.table(('class', 'precision', 'recall', 'F1', 'images'), per_class)}

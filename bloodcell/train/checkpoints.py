@@ -23,19 +23,19 @@ from bloodcell.files import write_atomically
 
 MODEL_FILE = "model.json"
 FOLDER = "checkpoints"
-WHICH = ("best", "last")
+WHICH = ("best", "last", "average")
 _META = "meta"
-_MODEL, _OPTIMIZER = "model", "optimizer"
+_MODEL, _OPTIMIZER, _AVERAGED = "model", "optimizer", "average"
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """The two checkpoints of a run: `last` resumes it, `best` is its result."""
+    """The checkpoints of a run: `last` resumes it, `best` is its result, `average` the best averaged weights."""
 
     run_dir: pathlib.Path
 
     def path(self, which: str) -> pathlib.Path:
-        """Returns where `best` or `last` lies."""
+        """Returns where one of `WHICH` lies."""
         return self.run_dir / FOLDER / f"{which}.npz"
 
     def has(self, which: str) -> bool:
@@ -43,7 +43,7 @@ class Checkpoints:
         return self.path(which).is_file()
 
     def save(self, which: str, meta: dict[str, Any], model: keras.Model,
-             optimizer: keras.optimizers.Optimizer | None = None) -> None:
+             optimizer: keras.optimizers.Optimizer | None = None, averaged: Sequence[keras.Variable] = ()) -> None:
         """Writes all variables and `meta` (JSON values); the file before stays whole until the new one is on disk.
 
         Raises:
@@ -52,6 +52,7 @@ class Checkpoints:
         arrays = _arrays(_MODEL, model.variables)
         if optimizer is not None:
             arrays |= _arrays(_OPTIMIZER, optimizer.variables)
+        arrays |= _arrays(_AVERAGED, averaged)
         arrays[_META] = np.array(json.dumps(meta))
         write_atomically(self.path(which), lambda file: _put_arrays(file, arrays))
 
@@ -60,8 +61,9 @@ class Checkpoints:
         return _read_meta(_read(self.path(which), (_META,)), self.path(which))
 
     def restore(self, which: str, model: keras.Model,
-                optimizer: keras.optimizers.Optimizer | None = None) -> dict[str, Any]:
-        """Puts a checkpoint's values into the model and, where given, into the built optimizer.
+                optimizer: keras.optimizers.Optimizer | None = None, averaged: Sequence[keras.Variable] = ()
+                ) -> dict[str, Any]:
+        """Puts a checkpoint's values into the model and, where given, into the built optimizer and the averages.
 
         All names, shapes and dtypes are checked before the first variable changes.
 
@@ -76,17 +78,50 @@ class Checkpoints:
         found = _matched(arrays, _MODEL, model.variables, path)
         if optimizer is not None:
             found += _matched(arrays, _OPTIMIZER, optimizer.variables, path)
+        if averaged:
+            found += _matched(arrays, _AVERAGED, averaged, path)
         for variable, value in found:
             variable.assign(value)
         return _read_meta(arrays, path)
 
 
 def save_model_file(run_dir: pathlib.Path, *, name: str, head: str, image_size: int,
-                    class_names: Sequence[str], segment: str = "") -> None:
-    """Writes `model.json`: what `load_model` needs to build the network again, and how its images were segmented."""
+                    class_names: Sequence[str], segment: str = "",
+                    weights: Sequence[dict[str, str | None]] = ()) -> None:
+    """Writes `model.json`: what `load_model` needs to build the network again, and what people want to know of it.
+
+    Args:
+      run_dir: the run's folder; it exists.
+      name: the network, as for `models.build`.
+      head: its head's spec.
+      image_size: side of its images, in pixels.
+      class_names: the classes, in the order of the logits.
+      segment: how the images were segmented, the flag of that name.
+      weights: where the first weights came from: `source` and `sha256` of each backbone's file.
+    """
     text = json.dumps({"name": name, "head": head, "image_size": image_size, "num_classes": len(class_names),
-                       "class_names": list(class_names), "segment": segment}, indent=2) + "\n"
+                       "class_names": list(class_names), "segment": segment, "weights": list(weights)}, indent=2) + "\n"
     write_atomically(run_dir / MODEL_FILE, text.encode())
+
+
+def about(checkpoint: str | pathlib.Path) -> dict[str, Any]:
+    """Returns what `save_model_file` wrote into a run's folder, `class_names` as a tuple, and `num_classes`.
+
+    Raises:
+      InputError: the folder or the file is missing or damaged.
+    """
+    path = pathlib.Path(checkpoint) / MODEL_FILE
+    if not path.is_file():
+        raise InputError(f"checkpoint: expected the folder of a run with {MODEL_FILE}, received '{checkpoint}', "
+                         "try the --workdir of a training")
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        names = tuple(str(name) for name in known["class_names"])
+        checked = {"name": str(known["name"]), "head": str(known["head"]), "image_size": int(known["image_size"])}
+    except (ValueError, KeyError, TypeError, OSError):
+        raise InputError(f"{path}: expected name, head, image_size and class_names as JSON, received a damaged file, "
+                         "try another run's folder") from None
+    return {"segment": "", "weights": [], **known, **checked, "class_names": names, "num_classes": len(names)}
 
 
 def load_model(checkpoint: str, *, which: str = "best") -> tuple[keras.Model, dict[str, Any]]:
@@ -94,30 +129,19 @@ def load_model(checkpoint: str, *, which: str = "best") -> tuple[keras.Model, di
 
     Args:
       checkpoint: the run's folder.
-      which: `best` or `last`.
+      which: one of `WHICH`.
 
     Returns:
-      The model and the content of `model.json`: `name`, `head`, `image_size`, `num_classes`, `class_names`,
-      and `segment`, the flag of that name ("" in a run before it was there).
+      The model, and what `about` returns.
 
     Raises:
       InputError: the folder or one of its files is missing or damaged.
     """
-    run_dir = pathlib.Path(checkpoint)
-    path = run_dir / MODEL_FILE
-    if not path.is_file():
-        raise InputError(f"checkpoint: expected the folder of a run with {MODEL_FILE}, received '{checkpoint}', "
-                         "try the --workdir of a training")
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        name, head, size = str(about["name"]), str(about["head"]), int(about["image_size"])
-        classes = [str(name) for name in about["class_names"]]
-    except (ValueError, KeyError, TypeError, OSError):
-        raise InputError(f"{path}: expected name, head, image_size and class_names as JSON, received a damaged file, "
-                         "try another run's folder") from None
-    model = models.build(name, weights="none", head=head, image_size=size, num_classes=len(classes), seed=0)
-    Checkpoints(run_dir).restore(which, model)
-    return model, {"segment": "", **about, "class_names": tuple(classes), "num_classes": len(classes)}
+    known = about(checkpoint)
+    model = models.build(known["name"], weights="none", head=known["head"], image_size=known["image_size"],
+                         num_classes=known["num_classes"], seed=0)
+    Checkpoints(pathlib.Path(checkpoint)).restore(which, model)
+    return model, known
 
 
 def weights_sha256(model: keras.Model) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -23,7 +23,7 @@ from bloodcell.data.dataset import ImageSet
 from bloodcell.data.pipeline import Pipeline
 from bloodcell.errors import InputError
 from bloodcell.models import freezing
-from bloodcell.train import checkpoints, losses, metrics_log, optimizers, schedules, stages, step
+from bloodcell.train import averaging, checkpoints, losses, metrics_log, optimizers, schedules, stages, step
 from bloodcell.train.progress import Progress
 from bloodcell.train.stages import Stage
 from bloodcell.train.strategy import Runtime
@@ -34,7 +34,7 @@ from bloodcell.train.tensorboard import Board, Profiler
 FREE_FLAGS = frozenset({"mode", "workdir", "report", "predictions", "checkpoint", "recipe", "progress", "profile_steps",
                         "dry_run", "strategy", "replicas", "jit", "precision", "weights", "data", "val_data",
                         "test_data", "explain", "max_bad_images", "cache", "clean", "audit_rules", "audit_keep",
-                        "audit_write", "audit_features", "contaminants"})
+                        "audit_write", "audit_features", "contaminants", "corruptions"})
 LOOK_SECONDS = 0.5  # between two looks at the device's numbers; each look waits for the device
 GRID_IMAGES = 32  # augmented images shown in TensorBoard, per stage
 
@@ -50,6 +50,7 @@ class State:
       epoch: finished epochs of the run; the epoch being trained has the number `epoch + 1`.
       step: finished steps of the run.
       best: epoch, val_accuracy and val_loss of the best epoch of the run.
+      best_average: the same of the averaged weights, where there are some.
       stage_best: the same of this stage; early stopping counts from it.
       waited: epochs since `stage_best`.
       plateau: the plateau rule's counters.
@@ -61,6 +62,7 @@ class State:
     epoch: int = 0
     step: int = 0
     best: dict[str, float] | None = None
+    best_average: dict[str, float] | None = None
     stage_best: dict[str, float] | None = None
     waited: int = 0
     plateau: dict[str, float] | None = None
@@ -95,26 +97,28 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
     plan = stages.parse(config.stages)
     if config.dry_run:
         plan = tuple(dataclasses.replace(stage, epochs=1) for stage in plan)
+    rules = [stage.rules(config) for stage in plan]
     loss = losses.parse(config.loss)
-    optimizer_settings = optimizers.parse(config.optimizer)
+    averages = averaging.parse(config.average)
     if train.labels is None or val.labels is None:
         raise ValueError("train and val: expected labelled images")
     inputs = {pair: step.inputs(augment.parse(pair[0]), runtime, config.seed, num_classes=train.num_classes,
                                 mixer=augment.parse_mix(pair[1]), views=loss.views)
-              for pair in dict.fromkeys(stages.policies(stage, config.augment, config.mix) for stage in plan)}
+              for pair in dict.fromkeys((each.augment, each.mix) for each in rules)}
     val_inputs = step.inputs(augment.parse(config.val_augment, what="val_augment"), runtime, config.seed,
                              num_classes=train.num_classes)
     class_weights = balance.class_weights(config.balance, train.labels, train.num_classes)
-    if config.batch_size % runtime.replicas:
-        raise InputError(f"batch_size: expected a multiple of the {runtime.replicas} replicas, received "
-                         f"{config.batch_size}, try {-(-config.batch_size // runtime.replicas) * runtime.replicas}")
+    for stage, each in zip(plan, rules, strict=True):
+        _check_batch_size(each.batch_size, runtime.replicas, stage.accumulate)
 
     # ---- Data --------------------------------------------------------------------------------------------------------
     rows = balance.rows(train, config.balance, shares=split.shares(config.split), seed=config.seed,
                         augmenter=_augmenter(balance.policy(config.balance), runtime, config.seed))
-    train_pipeline = Pipeline(train, batch_size=config.batch_size, rows=rows)
+    every_image = Pipeline(train, batch_size=config.batch_size, rows=rows)
+    pipelines = [every_image.of_batch_size(each.batch_size) for each in rules]
     val_pipeline = Pipeline(val, batch_size=config.batch_size)
-    steps = 1 if config.dry_run else train_pipeline.num_batches
+    steps = [1 if config.dry_run else pipeline.num_batches for pipeline in pipelines]
+    whole = [stage.epochs * number for stage, number in zip(plan, steps, strict=True)]  # steps of each stage
 
     # ---- Model, new or resumed ---------------------------------------------------------------------------------------
     store = checkpoints.Checkpoints(run_dir)
@@ -124,18 +128,24 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
     state = State()
     if resumed:
         state = State(**_same_run(store.meta("last"), identity, run_dir)["state"])
-    progress = Progress(config.progress, steps * sum(stage.epochs for stage in plan),
-                        steps * (sum(stage.epochs for stage in plan[:state.stage]) + state.stage_epoch))
+    progress = Progress(config.progress, sum(whole), sum(whole[:state.stage]) + steps[state.stage] * state.stage_epoch)
     progress.say(f"resuming {run_dir} after epoch {state.epoch}" if resumed else f"building {config.model}...")
     with runtime.strategy.scope():
         model = models.build(config.model, weights="none" if resumed else config.weights, head=config.head,
                              image_size=config.image_size, num_classes=train.num_classes, seed=config.seed)
+        average = None if averages is None else averaging.Average(
+            averages, model, sum(whole), jit=runtime.jit == "step" and not runtime.distributed)
+    averaged = average.variables if average else ()
+    for stage in plan:  # a stage that this network cannot have is an error now, not when its turn comes
+        freezing.apply(model, **stage.freezing())
     if resumed and state.stage_over:  # else the optimizer must be read as well, when its stage has made it
-        store.restore("last", model)
+        store.restore("last", model, averaged=averaged)
     if not config.dry_run:
         metrics_log.keep_until(run_dir, state.epoch)
-        checkpoints.save_model_file(run_dir, name=config.model, head=config.head, image_size=config.image_size,
-                                    class_names=train.class_names, segment=config.segment)
+        if not resumed:
+            checkpoints.save_model_file(run_dir, name=config.model, head=config.head, image_size=config.image_size,
+                                        class_names=train.class_names, segment=config.segment,
+                                        weights=models.weights_sources(config.model, config.weights))
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(progress)
@@ -145,50 +155,60 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
 
         # ---- Stages --------------------------------------------------------------------------------------------------
         for index in range(state.stage, len(plan)):
-            stage = plan[index]
+            stage, by, pipeline = plan[index], rules[index], pipelines[index]
             if index == state.stage and state.stage_over:
                 continue
             continuing = resumed and index == state.stage and state.stage_epoch > 0
             if not continuing:
                 state.next_stage(index)
-            freezing.apply(model, scope=stage.scope, percent=stage.percent)
+            freezing.apply(model, **stage.freezing())
             progress.say(_table(index, len(plan), stage, model))
-            rate, plateau = schedules.build(config.schedule, peak=stage.lr, steps=stage.epochs * steps)
+            rate, plateau = schedules.build(by.schedule, peak=stage.lr, steps=whole[index])
+            settings = optimizers.parse(by.optimizer)
+            factors = None if stage.lr_decay == 1.0 else freezing.learning_rate_factors(model, stage.lr_decay)
             with runtime.strategy.scope():
-                optimizer = optimizers.build(optimizer_settings, learning_rate=rate,
-                                             variables=model.trainable_variables, precision=runtime.precision)
+                optimizer = optimizers.build(settings, learning_rate=rate, variables=model.trainable_variables,
+                                             precision=runtime.precision, factors=factors)
             if continuing:
-                store.restore("last", model, optimizer)
+                store.restore("last", model, optimizer, averaged)
                 if plateau and state.plateau:
                     plateau.restore(state.plateau)
-            stage_inputs = inputs[stages.policies(stage, config.augment, config.mix)]
+            stage_inputs = inputs[by.augment, by.mix]
             train_step = step.train_step(model, optimizer, inputs=stage_inputs, loss=loss, class_weights=class_weights,
-                                         runtime=runtime, clipnorm=optimizer_settings.clipnorm)
+                                         runtime=runtime, clipnorm=settings.clipnorm, accumulate=stage.accumulate)
             eval_step = step.eval_step(model, inputs=val_inputs, loss=loss, runtime=runtime)
 
             # ---- Epochs ----------------------------------------------------------------------------------------------
             for stage_epoch in range(state.stage_epoch + 1, stage.epochs + 1):
                 epoch = state.epoch + 1
-                progress.where(f"stage {index + 1}/{len(plan)} {stage.scope}, epoch {stage_epoch}/{stage.epochs}")
+                progress.where(f"stage {index + 1}/{len(plan)} {stage.part}, epoch {stage_epoch}/{stage.epochs}")
                 began = time.monotonic()
                 batches = runtime.strategy.experimental_distribute_dataset(
-                    train_pipeline.epoch(config.seed, epoch).take(steps))
+                    pipeline.epoch(config.seed, epoch).take(steps[index]))
                 first = stage_epoch == 1 or continuing
                 continuing = False
                 learned = _train_epoch(train_step, batches, epoch, state=state, first=first, progress=progress,
-                                       profiler=profiler, store=store)
+                                       profiler=profiler, store=store, average=average)
                 if board and first:
-                    board.images(f"augmented/stage {index + 1} {stage.scope}",
-                                 _grid(stage_inputs, train_pipeline, runtime, views=loss.views, seed=config.seed,
+                    board.images(f"augmented/stage {index + 1} {stage.part}",
+                                 _grid(stage_inputs, pipeline, runtime, views=loss.views, seed=config.seed,
                                        epoch=epoch), state.step, columns=8 if loss.views == 1 else 2 * loss.views)
                     if index == 0:
-                        board.graph(_traced(train_step, train_pipeline, runtime))
+                        board.graph(_traced(train_step, pipeline, runtime))
 
                 # ---- Validation --------------------------------------------------------------------------------------
                 progress.validating()
                 step.average_replicas(model, runtime)
+                if average:
+                    average.after_epoch(state.step)
                 val_batches = val_pipeline.in_order().take(1) if config.dry_run else val_pipeline.in_order()
-                measured = _validate(eval_step, runtime.strategy.experimental_distribute_dataset(val_batches))
+                val_batches = runtime.strategy.experimental_distribute_dataset(val_batches)
+                measured = _validate(eval_step, val_batches)
+                of_average = None
+                if average and average.ready:
+                    with average.swapped():
+                        of_average = _validate(eval_step, val_batches)
+                    measured |= {f"average_{name}": value for name, value in of_average.items()}
                 record = {"stage": index + 1, "epoch": epoch, "step": state.step, **learned, **measured,
                           "lr": _last_rate(rate, optimizer), "seconds": round(time.monotonic() - began, 3)}
                 progress.say(_line(record, stage_epoch, stage, len(plan)))
@@ -200,6 +220,9 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                 here = {"epoch": epoch, "val_accuracy": record["val_accuracy"], "val_loss": record["val_loss"]}
                 improved = _better(here, state.best)
                 state.best = here if improved else state.best
+                average_improved = of_average is not None and _better(of_average, state.best_average)
+                if of_average is not None and average_improved:
+                    state.best_average = {"epoch": epoch, **of_average}
                 if _better(here, state.stage_best):
                     state.stage_best, state.waited = here, 0
                 else:
@@ -213,7 +236,10 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                 meta = {**identity, "state": dataclasses.asdict(state)}
                 if improved:
                     store.save("best", meta, model)
-                store.save("last", meta, model, optimizer)
+                if average and average_improved:
+                    with average.swapped():
+                        store.save("average", meta, model)
+                store.save("last", meta, model, optimizer, averaged)
                 if board:
                     board.scalars({name: value for name, value in record.items() if name not in ("stage", "epoch")},
                                   epoch)
@@ -221,7 +247,7 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                     on_epoch(record)
                 if stopped:
                     progress.say(f"early stopping: {state.waited} epochs without a better validation result")
-                    progress.skip(steps * (stage.epochs - stage_epoch))
+                    progress.skip(steps[index] * (stage.epochs - stage_epoch))
                     break
 
     # ---- The result --------------------------------------------------------------------------------------------------
@@ -231,7 +257,8 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
 
 
 def _train_epoch(train_step: step.Step, batches: Iterable[step.Batch], epoch: int, *, state: State, first: bool,
-                 progress: Progress, profiler: Profiler, store: checkpoints.Checkpoints) -> dict[str, float]:
+                 progress: Progress, profiler: Profiler, store: checkpoints.Checkpoints,
+                 average: averaging.Average | None) -> dict[str, float]:
     """Runs one epoch and counts `state.step`; returns loss, accuracy and images_per_second (without compiling)."""
     epoch_tensor = tf.constant(epoch, tf.int64)
     sums, waiting = np.zeros(3), []
@@ -244,6 +271,8 @@ def _train_epoch(train_step: step.Step, batches: Iterable[step.Batch], epoch: in
         result = train_step(batch, epoch_tensor)
         profiler.after_step(result)
         state.step += 1
+        if average:
+            average.after_step(state.step)
         waiting.append(result)
         compiled_now = first and number == 0
         if compiled_now or time.monotonic() - looked > LOOK_SECONDS:
@@ -283,6 +312,15 @@ def _validate(eval_step: step.Step, batches: Iterable[step.Batch]) -> dict[str, 
     return {"val_loss": sums[0] / sums[1], "val_accuracy": sums[2] / sums[1]}
 
 
+def _check_batch_size(batch_size: int, replicas: int, accumulate: int) -> None:
+    """Raises InputError where the replicas, and the parts of each one's rows, cannot share the batch."""
+    parts = replicas * accumulate
+    if batch_size % parts:
+        sharers = f"the {replicas} replicas" + (f" times accumulate={accumulate}" if accumulate > 1 else "")
+        raise InputError(f"batch_size: expected a multiple of {sharers}, received {batch_size}, "
+                         f"try {-(-batch_size // parts) * parts}")
+
+
 def _better(here: dict[str, float], best: dict[str, float] | None) -> bool:
     # A NaN validation loss never wins a tie, and the first epoch always wins.
     return best is None or (here["val_accuracy"], -here["val_loss"]) > (best["val_accuracy"], -best["val_loss"])
@@ -305,9 +343,9 @@ def _same_run(meta: dict[str, Any], identity: dict[str, Any], run_dir: pathlib.P
     return meta
 
 
-def _last_rate(rate: float | schedules.Cosine, optimizer: keras.optimizers.Optimizer) -> float:
+def _last_rate(rate: float | schedules.Schedule, optimizer: keras.optimizers.Optimizer) -> float:
     """Returns the learning rate of the last step taken."""
-    if isinstance(rate, schedules.Cosine):
+    if isinstance(rate, schedules.Schedule):
         return float(rate(optimizer.iterations.numpy() - 1))
     return float(optimizer.learning_rate)
 
@@ -345,14 +383,16 @@ def _traced(train_step: Any, pipeline: Pipeline, runtime: Runtime) -> Any:
 
 
 def _table(index: int, count: int, stage: Stage, model: keras.Model) -> str:
-    rows: Iterator[tuple[str, int, int, int]] = iter(freezing.table(model))
-    lines = [f"stage {index + 1}/{count}: {stage}", f"  {'part':<24}{'layers':>8}{'trainable':>14}{'frozen':>14}"]
-    lines += [f"  {part:<24}{layers:>8,}{learns:>14,}{frozen:>14,}" for part, layers, learns, frozen in rows]
+    rows = freezing.table(model)
+    width = max(22, *(len(row[0]) for row in rows)) + 2
+    lines = [f"stage {index + 1}/{count}: {stage}", f"  {'part':<{width}}{'layers':>8}{'trainable':>14}{'frozen':>14}"]
+    lines += [f"  {part:<{width}}{layers:>8,}{learns:>14,}{frozen:>14,}" for part, layers, learns, frozen in rows]
     return "\n".join(lines)
 
 
 def _line(record: dict[str, Any], stage_epoch: int, stage: Stage, count: int) -> str:
-    return (f"stage {record['stage']}/{count} {stage.scope}, epoch {stage_epoch}/{stage.epochs}: "
+    averaged = f"of the average {record['average_val_accuracy']:.4f}  " if "average_val_accuracy" in record else ""
+    return (f"stage {record['stage']}/{count} {stage.part}, epoch {stage_epoch}/{stage.epochs}: "
             f"loss {record['loss']:.4f}  accuracy {record['accuracy']:.4f}  val_loss {record['val_loss']:.4f}  "
-            f"val_accuracy {record['val_accuracy']:.4f}  lr {record['lr']:.2e}  "
+            f"val_accuracy {record['val_accuracy']:.4f}  {averaged}lr {record['lr']:.2e}  "
             f"{record['images_per_second']:,.0f} images/s  {record['seconds']:.1f} s")

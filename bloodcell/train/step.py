@@ -97,7 +97,8 @@ def active(ids: tf.Tensor, share: tf.Tensor, *, epoch: tf.Tensor, seed: int) -> 
 
 
 def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, inputs: Inputs, loss: Loss,
-               class_weights: np.ndarray, runtime: Runtime, clipnorm: float | None = None) -> Step:
+               class_weights: np.ndarray, runtime: Runtime, clipnorm: float | None = None,
+               accumulate: int = 1) -> Step:
     """Makes the training step for the variables that are trainable now; make a new one when that changes.
 
     Args:
@@ -109,6 +110,8 @@ def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, inp
         mixed, by the mean weight under its distribution.
       runtime: devices, precision and compilation.
       clipnorm: largest norm of all gradients together, over the whole global batch; None leaves them.
+      accumulate: in how many parts, one after the other, a replica's rows go through the network; it must divide them.
+        The step is the same, but for batch normalisation, whose statistics are a part's, and dropout's draws.
 
     Returns:
       `step(batch, epoch)`: a (distributed) batch as `data.pipeline` gives it and an int64 scalar -> float32 [3]: the
@@ -120,14 +123,34 @@ def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, inp
 
     def gradients(batch: Batch, epoch: tf.Tensor, total: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         images, targets = inputs(batch, epoch)
-        weights = batch["weight"] * tf.linalg.matvec(targets, class_weights)
+        if accumulate == 1:
+            return part(images, targets, batch["weight"], total)
+        images = tf.reshape(images, [loss.views, accumulate, -1, *images.shape[1:]])
+        targets = tf.reshape(targets, [accumulate, -1, targets.shape[-1]])
+        real = tf.reshape(batch["weight"], [accumulate, -1])
+
+        def add(index: tf.Tensor, grads: list[tf.Tensor], sums: tf.Tensor
+                ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+            some = tf.reshape(images[:, index], [-1, *images.shape[3:]])
+            more, counted = part(some, targets[index], real[index], total)
+            return index + 1, [tf.add(*pair) for pair in zip(grads, more, strict=True)], sums + counted
+
+        nothing = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        # one part at a time: two at once would take the memory that this is to save
+        _, grads, sums = tf.while_loop(lambda index, *_: index < accumulate, add, (0, nothing, tf.zeros(3)),
+                                       parallel_iterations=1, maximum_iterations=accumulate)
+        return grads, sums
+
+    def part(images: tf.Tensor, targets: tf.Tensor, real: tf.Tensor, total: tf.Tensor
+             ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        weights = real * tf.linalg.matvec(targets, class_weights)
         with tf.GradientTape() as tape:
             logits = tf.cast(model(images, training=True), tf.float32)
             per_image = loss(targets, logits) * weights
             mean = tf.reduce_sum(per_image) / total
             goal = optimizer.scale_loss(mean) if scaled else mean
         grads = tape.gradient(goal, [variable.value for variable in variables], unconnected_gradients="zero")
-        return grads, _sums(per_image, batch, targets, logits)
+        return grads, _sums(per_image, real, targets, logits)
 
     if runtime.jit == "step" and runtime.distributed:
         gradients = tf.function(gradients, jit_compile=True, autograph=False)
@@ -160,7 +183,7 @@ def eval_step(model: keras.Model, *, inputs: Inputs, loss: Loss, runtime: Runtim
     def predict(batch: Batch, epoch: tf.Tensor) -> tf.Tensor:
         images, targets = inputs(batch, epoch)
         logits = tf.cast(model(images, training=False), tf.float32)
-        return _sums(loss.cross_entropy(targets, logits) * batch["weight"], batch, targets, logits)
+        return _sums(loss.cross_entropy(targets, logits) * batch["weight"], batch["weight"], targets, logits)
 
     if runtime.jit == "step":
         predict = tf.function(predict, jit_compile=True, autograph=False)
@@ -189,10 +212,10 @@ def average_replicas(model: keras.Model, runtime: Runtime) -> None:
                 variable.assign(np.mean([copy.numpy() for copy in copies], axis=0, dtype=np.float32))
 
 
-def _sums(per_image: tf.Tensor, batch: Batch, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def _sums(per_image: tf.Tensor, real: tf.Tensor, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     answers = tf.argmax(logits[:tf.shape(targets)[0]], axis=-1)
-    right = tf.cast(tf.equal(answers, tf.argmax(targets, axis=-1)), tf.float32) * batch["weight"]
-    return tf.stack([tf.reduce_sum(per_image), tf.reduce_sum(batch["weight"]), tf.reduce_sum(right)])
+    right = tf.cast(tf.equal(answers, tf.argmax(targets, axis=-1)), tf.float32) * real
+    return tf.stack([tf.reduce_sum(per_image), tf.reduce_sum(real), tf.reduce_sum(right)])
 
 
 def _clipped(grads: list[tf.Tensor], clipnorm: float | None, scaler: Any) -> list[tf.Tensor]:

@@ -56,7 +56,7 @@ def run(data, tmp_path_factory):
 def model(run, monkeypatch):
     about = json.loads((run[0] / "model.json").read_text())
     about["class_names"] = tuple(about["class_names"])
-    monkeypatch.setattr(checkpoints, "load_model", lambda checkpoint: (None, about))
+    monkeypatch.setattr(checkpoints, "load_model", lambda checkpoint, which: (None, about))
     return about
 
 

@@ -57,7 +57,7 @@ def test_best_needs_no_optimizer_and_rebuilds_from_the_folder(tmp_path, tiny):
     Checkpoints(tmp_path).save("best", {}, model)
     again, about = checkpoints.load_model(str(tmp_path))
     assert about == {"name": "tiny", "head": "", "image_size": 8, "num_classes": 2, "class_names": ("a", "b"),
-                     "segment": ""}
+                     "segment": "", "weights": []}
     assert checkpoints.weights_sha256(again) == checkpoints.weights_sha256(model)
 
 

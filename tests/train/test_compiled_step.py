@@ -27,7 +27,7 @@ def mirror_policy(images, ids, *, epoch, seed, dtype="float32"):
 
 
 def run_steps(model, runtime, images, *, count=6, optimizer="adamw(weight_decay=0.01)", weights=None, lr=0.01,
-              loss="cross_entropy(smoothing=0.1)", mix=""):
+              loss="cross_entropy(smoothing=0.1)", mix="", accumulate=1):
     settings = optimizers.parse(optimizer)
     with runtime.strategy.scope():
         made = optimizers.build(settings, learning_rate=lr, variables=model.trainable_variables,
@@ -36,7 +36,7 @@ def run_steps(model, runtime, images, *, count=6, optimizer="adamw(weight_decay=
     inputs = step.inputs(mirror_policy, runtime, 5, num_classes=3, mixer=augment.parse_mix(mix), views=parsed.views)
     take = step.train_step(model, made, inputs=inputs, loss=parsed,
                            class_weights=np.ones(3, np.float32) if weights is None else weights,
-                           runtime=runtime, clipnorm=settings.clipnorm)
+                           runtime=runtime, clipnorm=settings.clipnorm, accumulate=accumulate)
     pipeline = Pipeline(images, batch_size=8)
     sums = []
     for epoch in itertools.count(1):
@@ -65,6 +65,42 @@ def test_jit_modes_agree(tiny, make_images, flags):
         np.testing.assert_allclose(outcomes[jit][0], outcomes["off"][0], rtol=1e-4)
         for ours, plain in zip(outcomes[jit][1], outcomes["off"][1], strict=True):
             np.testing.assert_allclose(ours, plain, atol=2e-4)
+
+
+@pytest.mark.parametrize(("jit", "precision", "flags"), [
+    ("off", "float32", {}),
+    ("off", "float32", {"loss": "jsd(weight=12)", "mix": "mixup(1.0)"}),
+    ("step", "float32", {"optimizer": "adamw(weight_decay=0.01, clipnorm=0.05)"}),
+    ("off", "mixed_float16", {}),
+])
+def test_a_batch_in_parts_takes_the_whole_batchs_step(tiny, make_images, jit, precision, flags):
+    images = make_images(20)  # the last part of each third batch is padding alone
+    keras.config.set_dtype_policy(precision)
+    outcomes = []
+    for parts in (1, 4):
+        model = tiny("plain")
+        sums, _ = run_steps(model, one_device(jit, precision), images, weights=np.array([1, 2, 0.5], np.float32),
+                            accumulate=parts, **flags)
+        outcomes.append((sums, [variable.numpy() for variable in model.variables]))
+    loose = precision != "float32"
+    np.testing.assert_allclose(outcomes[1][0], outcomes[0][0], rtol=1e-2 if loose else 1e-4)
+    for parted, whole in zip(outcomes[1][1], outcomes[0][1], strict=True):
+        np.testing.assert_allclose(parted, whole, atol=5e-3 if loose else 2e-4)
+
+
+def test_parts_normalise_and_drop_by_themselves_and_move_the_statistics_once_each(tiny, make_images):
+    model, images = tiny(), make_images(8)
+    before = model.get_layer("backbone").get_layer("norm").moving_mean.numpy()
+    run_steps(model, one_device(), images, count=1, accumulate=4, lr=0.0)
+    keras_model, expected = tiny(), before
+    batch = next(iter(Pipeline(images, batch_size=8).epoch(0, 1)))
+    shown = mirror_policy(batch["image"], batch["id"], epoch=1, seed=5)
+    convolution = keras.Model(keras_model.get_layer("backbone").input,
+                              keras_model.get_layer("backbone").get_layer("convolution").output)
+    for part in range(4):
+        mean = convolution(shown[2 * part:2 * part + 2]).numpy().mean(axis=(0, 1, 2))
+        expected = expected * 0.99 + mean * 0.01
+    np.testing.assert_allclose(model.get_layer("backbone").get_layer("norm").moving_mean.numpy(), expected, atol=1e-6)
 
 
 def test_one_step_equals_the_gradient_written_by_hand(tiny, make_images):
@@ -146,7 +182,7 @@ np.savez(out, sums=sums, checked=checked, **{str(i): v.numpy() for i, v in enume
 
 
 def run_replicas(tmp_path, replicas, *, name="plain", precision="float32", jit="augment", optimizer="adamw",
-                 loss="cross_entropy(smoothing=0.1)", mix=""):
+                 loss="cross_entropy(smoothing=0.1)", mix="", accumulate=1):
     out = tmp_path / f"{replicas}-{jit}.npz"
     done = subprocess.run([sys.executable, "-c", REPLICAS, str(replicas), name, precision, jit, optimizer, loss, mix,
                            str(out)], cwd=REPO,

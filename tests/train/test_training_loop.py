@@ -86,6 +86,47 @@ def test_a_run_killed_three_times_has_the_same_bits(tmp_path, tiny, make_images,
     assert all(np.array_equal(ours[name], cut[name]) for name in ours.files if name != "meta")
 
 
+@pytest.mark.parametrize("average", ["ema(0.9)", "swa(start=0.3)"])
+def test_stages_with_rules_of_their_own_go_on_with_the_same_bits(tmp_path, tiny, make_images, make_config, average):
+    config = make_config(average=average, augment="flip", stages=(
+        "all(epochs=2, lr=2e-2, batch_size=4, optimizer='ranger(sync_period=3)', schedule='restarts(first=0.25)', "
+        "lr_decay=0.5, accumulate=2) | top(layers=2, epochs=2, lr=1e-2, optimizer='sgd(momentum=0.9)', "
+        "freeze_bn=True)"))
+    train, val = make_images(20), make_images(12, seed=1)
+    whole = loop.fit(config, RUNTIME, train, val, tmp_path / "whole")
+    assert [record["step"] for record in metrics(tmp_path / "whole")] == [5, 10, 13, 16]
+    for stop in (1, 2, 3):
+        with pytest.raises(Killed):
+            loop.fit(config, RUNTIME, train, val, tmp_path / "cut", on_epoch=kill_after(stop))
+    resumed = loop.fit(config, RUNTIME, train, val, tmp_path / "cut")
+    assert timeless(metrics(tmp_path / "cut")) == timeless(metrics(tmp_path / "whole"))
+    assert checkpoints.weights_sha256(resumed) == checkpoints.weights_sha256(whole)
+    for name in ("last", "best", "average"):
+        ours, cut = (np.load(tmp_path / run / "checkpoints" / f"{name}.npz") for run in ("whole", "cut"))
+        assert ours.files == cut.files
+        assert all(np.array_equal(ours[key], cut[key]) for key in ours.files if key != "meta"), name
+
+
+def test_averaged_weights_are_the_mean_of_the_epochs_and_are_validated_and_saved(tmp_path, tiny, make_images,
+                                                                                 make_config):
+    ends = []
+    model = loop.fit(make_config(stages="all(epochs=4, lr=2e-2)", average="swa(start=0.5)"), RUNTIME, make_images(20),
+                     make_images(12, seed=1), tmp_path,
+                     on_epoch=lambda _: ends.append(dict(np.load(tmp_path / "checkpoints" / "last.npz"))))
+    records = metrics(tmp_path)
+    assert ["average_val_loss" in record for record in records] == [False, True, True, True]
+    store = checkpoints.Checkpoints(tmp_path)
+    best = max(records[1:], key=lambda record: (record["average_val_accuracy"], -record["average_val_loss"]))
+    assert store.meta("average")["state"]["best_average"] == {
+        "epoch": best["epoch"], "val_loss": best["average_val_loss"], "val_accuracy": best["average_val_accuracy"]}
+    averaged = np.load(tmp_path / "checkpoints" / "average.npz")
+    for name in (name for name in averaged.files if name.endswith(("kernel", "bias", "gamma", "beta", "variance"))):
+        expected = np.mean([end[name] for end in ends[1:best["epoch"]]], axis=0)
+        np.testing.assert_allclose(averaged[name], expected, rtol=1e-5, atol=1e-6)
+    loaded, _ = checkpoints.load_model(str(tmp_path), which="average")
+    assert checkpoints.weights_sha256(loaded) != checkpoints.weights_sha256(model)
+
+
 def test_a_finished_run_returns_its_best_weights_at_once(tmp_path, tiny, make_images, make_config):
     run = make_config(), RUNTIME, make_images(16), make_images(9, seed=1), tmp_path
     first = loop.fit(*run)

@@ -1,0 +1,191 @@
+"""Corruptions of test images: what a model's figures fall to when its images are not as they were in training.
+
+Here stand the suites (`CORRUPTIONS`) and what their figures are. No suite is a training augmentation: the flags of
+training know none of these names. What a suite does was chosen once, by the reasons beside it, and is never fitted to a
+model's figures.
+
+The suite `heavy` is in the manner of a course's hidden test set, in which every cell had been through several strong
+transforms at once. An image draws 2, 3, 4 or 5 of six families, all numbers and all choices equally likely, and of each
+family that it drew one op, all equally likely; the op's strength is drawn as in a policy. Why so:
+
+- One op of a family at most: a second blur or a second occlusion hides the cell and tests nothing new, while different
+  families add up as they do in a photograph.
+- In the order in which a picture comes about: how the cell lies, light, stain, lens, what covers it, and last what
+  sensor and file do.
+- Wide ranges, up to where most cells can still be told by who knows them: any turn, half the scale either way, three
+  tenths of the side moved, levels up to 70% off, all hues, a lens several pixels out of focus, a fifth of the image
+  covered, a file of the worst quality. Strengths from nothing upwards stay in, as hidden images are not all extreme.
+- Flips and quarter turns are left out: to a smear they are no change at all.
+- Half of the warps fill what comes into view with black and half by reflection, as the usual libraries do.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bloodcell import augment
+from bloodcell.augment import rng
+from bloodcell.augment.policy import Draws
+from bloodcell.data.dataset import ImageSet
+from bloodcell.errors import InputError, did_you_mean, shown
+from bloodcell.evaluate.inference import Transform
+
+# What is measured of each suite; of the clean images `metrics.compute` says more.
+_OF_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+_CHUNK = 64  # images corrupted at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Corruption:
+    """One entry of `CORRUPTIONS`.
+
+    Attributes:
+      summary: what it does to an image, for people.
+      apply: from uint8 images [B, H, W, 3] and their ids int64 [B] to uint8 images of the same shape. Pure: the result
+        for an image depends on it and on its id alone. Compilable.
+    """
+
+    summary: str
+    apply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """Reads `--corruptions`: names of `CORRUPTIONS`, separated by commas; empty text is none.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text.strip() else ()
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise InputError(f"--corruptions expected {' or '.join(CORRUPTIONS)}, received {shown(name)!r}; "
+                             f"{did_you_mean(name, CORRUPTIONS)}")
+    return names
+
+
+def transform(name: str, *, jit: bool) -> Transform:
+    """Returns a corruption as what `inference.probabilities` takes: from uint8 images and ids to float32 grey levels.
+
+    Args:
+      name: of `CORRUPTIONS`.
+      jit: whether XLA compiles it; single pixels may then differ, as with every policy.
+    """
+    apply = CORRUPTIONS[name].apply
+    return tf.function(lambda images, ids: tf.cast(apply(images, ids), tf.float32), jit_compile=jit, autograph=False)
+
+
+def corrupted(images: ImageSet, name: str, *, jit: bool) -> ImageSet:
+    """Returns a set that is in memory with its images corrupted: those that a model would see under `transform`.
+
+    Args:
+      images: N images, in memory.
+      name: of `CORRUPTIONS`.
+      jit: whether XLA compiles it.
+    """
+    apply = transform(name, jit=jit)
+    pixels, count = np.asarray(images.images), len(images)
+    result = np.empty_like(pixels)
+    for start in range(0, count, _CHUNK):
+        rows = np.resize(np.arange(start, min(start + _CHUNK, count)), _CHUNK)  # one shape, compiled once
+        result[start:start + _CHUNK] = apply(tf.constant(pixels[rows]), tf.constant(images.ids[rows]))[:count - start]
+    return dataclasses.replace(images, images=result)
+
+
+def figures(of_corrupted: Mapping[str, Any], clean: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what is said of a corruption.
+
+    Args:
+      of_corrupted: of `metrics.compute`, on corrupted images.
+      clean: the same on the images as they are.
+
+    Returns:
+      `accuracy`, `balanced_accuracy`, `macro_f1`; `balanced_error`, 1 less the balanced accuracy; and
+      `relative_balanced_error`, how much more that is than on the clean images (the relative error of Hendrycks and
+      Dietterich, arXiv 1903.12261, before it is divided by another model's).
+    """
+    error, clean_error = (1.0 - each["balanced_accuracy"] for each in (of_corrupted, clean))
+    return {**{name: of_corrupted[name] for name in _OF_METRICS}, "balanced_error": error,
+            "relative_balanced_error": error - clean_error}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# heavy
+# ---------------------------------------------------------------------------------------------------------------------
+
+FEWEST, MOST = 2, 5  # ops of an image
+
+_SEED = 0x6865617679
+_PARAMETERS, _CHOICE = 0, 1  # "epochs" of the seed: what ops draw, and which families are drawn
+_SIDE = 96  # pixels: lengths below are of such an image, and grow with the side up to what the op takes
+_BLACK, _REFLECT = "fill='constant', value=0", "fill='reflect'"
+
+HEAVY: Mapping[str, tuple[str, ...]] = {
+    "geometry": (f"rotate(180, {_BLACK})", f"zoom(0.5, {_BLACK})", f"shear(0.5, {_BLACK})",
+                 f"translate(0.3, {_REFLECT})", f"perspective(0.3, {_REFLECT})", "resized_crop(0.4, 0.9)",
+                 "elastic({alpha:g}, {sigma:g})"),
+    "light": ("brightness(0.7)", "contrast(0.7)", "gamma(1.0)", "autocontrast", "equalize", "invert", "posterize(3)",
+              "solarize(128)", "solarize_add(110)"),
+    "colour": ("color(0.95)", "hue(0.5)", "gray", "channel_shuffle", "channel_shift(0.3)", "stain(0.8)"),
+    "lens": ("blur({blur:g})", "defocus({defocus:g})", "motion_blur({motion:g})", "pixelate(0.25)", "sharpness(0.95)"),
+    "occlusion": ("cutout(0.45, value=0)", "random_erasing(0.25)", "gridmask(0.6, d_min=0.2, d_max=0.6)"),
+    "file": ("noise(48)", "jpeg(5)"),
+}
+
+_LENGTHS = {"alpha": ("elastic", "alpha", 3.0), "sigma": ("elastic", "sigma", 5.0), "blur": ("blur", "sigma", 2.0),
+            "defocus": ("defocus", "radius", 4.0), "motion": ("motion_blur", "length", 13.0)}
+
+
+def heavy(images: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Puts each image through 2 to 5 transforms of its own; see the head of this file.
+
+    Args:
+      images: uint8 [B, H, W, 3].
+      ids: int64 [B]; an image under another id gets other transforms.
+
+    Returns:
+      uint8 [B, H, W, 3].
+    """
+    images = tf.convert_to_tensor(images)
+    side = min(images.shape[1], images.shape[2])
+    return _policy(side).apply(images, draw_heavy(ids, side), dtype="uint8")
+
+
+def draw_heavy(ids: tf.Tensor, side: int) -> Draws:
+    """Returns what the images of these ids get under `heavy`.
+
+    Args:
+      ids: int64 [B].
+      side: of the images, in pixels.
+
+    Returns:
+      Draws by place ("2.oneof/1/1.brightness"), as of `Policy.draw`; the first number is the family's, from 1.
+    """
+    ids = tf.cast(ids, tf.int64)
+    u = rng.uniform(rng.sample_keys(ids, epoch=_CHOICE, seed=_SEED), 1 + len(HEAVY))
+    count = FEWEST + rng.index(u[:, 0], MOST - FEWEST + 1)
+    rank = tf.argsort(tf.argsort(u[:, 1:], stable=True))
+    chosen = rank < count[:, tf.newaxis]
+    draws = _policy(side).draw(ids, epoch=_PARAMETERS, seed=_SEED)
+    return {place: {**each, "on": each["on"] & chosen[:, int(place.partition(".")[0]) - 1]}
+            for place, each in draws.items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _policy(side: int) -> augment.Policy:
+    """Returns the families one after the other, one op of each, none of them left out."""
+    lengths = {}
+    for key, (op, name, length) in _LENGTHS.items():
+        param = next(each for each in augment.REGISTRY[op].params if each.name == name)
+        lengths[key] = min(max(length * side / _SIDE, param.low), param.high)
+    families = (", ".join(ops).format(**lengths) for ops in HEAVY.values())
+    return augment.parse(" | ".join(f"oneof({ops})" for ops in families), what="corruptions")
+
+
+CORRUPTIONS: dict[str, Corruption] = {
+    "heavy": Corruption("2 to 5 of six families of strong transforms on every image, stacked: geometry, light, colour, "
+                        "lens, occlusion, noise or compression.", heavy),
+}
