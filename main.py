@@ -7,11 +7,13 @@ import contextlib
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 
 from bloodcell import config
-from bloodcell.errors import InputError
+from bloodcell.errors import InputError, Stopped
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _USERS_LOG_LEVEL = os.environ.get(_LOG_LEVEL)
@@ -28,8 +30,10 @@ def main(argv: list[str] | None = None) -> int:
       argv: program name and arguments; `None` is `sys.argv`.
 
     Returns:
-      The exit status: 0 done, 1 the user's input cannot be used, 130 interrupted.
+      The exit status: 0 done, 1 the user's input cannot be used, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    with contextlib.suppress(ValueError):  # not the main thread, which alone gets signals
+        signal.signal(signal.SIGTERM, _stop)
     try:
         settings = config.parse(sys.argv if argv is None else argv)
         with _quiet():
@@ -51,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print("error:", line[1], file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -58,6 +65,11 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Ends the work, where nobody has a better way (a training saves first)."""
+    raise Stopped(signal.Signals(number), "the same command goes on from the last checkpoint, if there is one")
 
 
 @contextlib.contextmanager

@@ -149,10 +149,13 @@ class Config:
     early_stopping: int = _flag(0, (
         "Epochs without a better validation accuracy (ties: loss) after which a stage ends. 0: never."), high=10000)
     strategy: str = _flag("auto", (
-        "Devices: 'mirrored' over all visible ones, 'none' for one device; 'auto' mirrors where there are several."),
-        choices=("auto", "mirrored", "none"))
+        "Devices: 'mirrored' over all visible ones, 'none' for one device, 'multiworker' over those of all processes "
+        "that TF_CONFIG names (BUILD.md), 'tpu' for a TPU's cores (untested; TPU_NAME says which). 'auto': the workers "
+        "where a training's TF_CONFIG names several, else mirrored where there are several devices."),
+        choices=("auto", "mirrored", "none", "multiworker", "tpu"))
     replicas: int = _flag(0, (
-        "Number of replicas. 0: every visible device. More than 1 on a CPU makes logical devices, for tests."), high=64)
+        "Number of replicas, over all workers together. 0: every visible device. More than 1 on a CPU makes logical "
+        "devices, for tests."), high=1024)
     precision: str = _flag("auto", (
         "Arithmetic of the model; 'auto' is mixed_bfloat16 where the hardware has it, mixed_float16 on older GPUs,"
         " float32 on CPU."), choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
@@ -164,6 +167,19 @@ class Config:
         "Side of the square images the model sees, in pixels; others are resized."), low=16, high=1024)
     workdir: str = _flag("", (
         "Folder of the run; one that holds a run is resumed. Empty: runs/RECIPE, RECIPE being the flagfile's name."))
+    checkpoint_seconds: int = _flag(600, (
+        "Seconds between two checkpoints within an epoch; every epoch ends with one. A killed run loses what it did "
+        "since the last, and does it again with the same results, to the bit; Ctrl-C and SIGTERM save first. 0: only "
+        "at the ends of epochs."), high=10**6)
+    keep: int = _flag(2, (
+        "How many of the newest checkpoints are kept: where the newest is damaged, the run goes on from the one "
+        "before."), low=1, high=1000)
+    allow_changed: str = _flag("", (
+        "What may differ from the run that --workdir holds when that goes on, separated by commas: names of flags, "
+        "'train' and 'val' (the images), 'code' (bloodcell's), 'tensorflow', 'keras', 'numpy' (their versions), "
+        "'precision', or 'all'. Empty: nothing. Example: code,batch_size."))
+    deterministic: bool = _flag(False, (
+        "Makes TensorFlow's own kernels deterministic too (slower on a GPU): two runs end with the same bits."))
     checkpoint: str = _flag("", "Run folder to evaluate or to predict with, for example runs/v2s.")
     which: str = _flag("best", (
         "Weights of the run to evaluate or to predict with: of the 'best' epoch by validation, of the 'last' one, or "
@@ -197,7 +213,8 @@ class Config:
 _FLAG_FIELDS = tuple(field for field in dataclasses.fields(Config) if field.metadata)
 
 # Where a run is written and how it is watched is no part of what it computes.
-_NOT_REPRODUCED = ("workdir", "report", "predictions", "explain", "list", "dry_run", "progress", "profile_steps")
+_NOT_REPRODUCED = ("workdir", "report", "predictions", "explain", "list", "dry_run", "progress", "profile_steps",
+                   "allow_changed")
 
 
 def _flag_values() -> flags.FlagValues:
@@ -361,8 +378,12 @@ def _validate_specs(config: Config) -> None:
     from bloodcell.data import audit, balance, segment, split
     from bloodcell.evaluate import corruptions
     from bloodcell.models import features
-    from bloodcell.train import averaging, losses, optimizers, schedules, stages
+    from bloodcell.train import averaging, losses, optimizers, schedules, stages, state
 
+    for name in filter(None, (part.strip() for part in config.allow_changed.split(","))):
+        if name not in state.ALLOWABLE:
+            raise InputError(f"--allow_changed expected names of what a run compares, received {name!r}; "
+                             f"{did_you_mean(name, state.ALLOWABLE)}")
     augment.parse(config.augment)
     augment.parse(config.val_augment, what="val_augment")
     augment.parse_mix(config.mix)

@@ -1,15 +1,34 @@
-"""The one exception that a user's mistake raises, and words for its line; `main.py` prints it and exits with status 1.
+"""What `main.py` turns into one line and an exit status: a user's mistake, and a signal; and words for such lines.
 
 Nothing else belongs here. A bug must keep its own exception type and its stack trace.
 """
 
 import difflib
+import signal
 import unicodedata
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
     """What the user gave cannot be used: one line of what was expected, what was received, and the fix."""
+
+
+class Stopped(BaseException):
+    """A signal ended the work. No `Exception`, so that nothing on its way takes it for a failure.
+
+    Args:
+      number: the signal.
+      line: how to go on; empty where there is nothing to say.
+    """
+
+    def __init__(self, number: signal.Signals, line: str = ""):
+        super().__init__(f"stopped by {number.name}" + (f": {line}" if line else ""))
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status that shells know for it: 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.number
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

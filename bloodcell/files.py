@@ -1,8 +1,10 @@
 """Writing files so that a reader finds the old one or the new one, whole, and nothing between."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from bloodcell.errors import InputError
@@ -30,8 +32,54 @@ def write_atomically(path: pathlib.Path, content: bytes | Callable[[BinaryIO], N
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; expected a writable folder with free "
                          "space, the file before is untouched, try making room or another folder") from None
+
+
+def append_line(path: pathlib.Path, line: str) -> None:
+    """Adds a line to a file and syncs it to disk; raises InputError where the disk refuses."""
+    try:
+        with open(path, "ab") as file:
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; expected a writable folder with free "
+                         "space, try making room or another folder") from None
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes that ask for the same folder out until the block, or this process, has ended.
+
+    Raises:
+      InputError: another process has it; the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(folder / ".lock", "ab"))
+        except OSError as error:
+            raise InputError(f"cannot write {folder}: {error.strerror or error}; expected a writable folder with free "
+                             "space, try another") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"expected a folder that no other process works in, received {folder}; try waiting for "
+                             "it, or another --workdir") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Has a renamed file's name on disk before anything that is done later."""
+    with contextlib.suppress(OSError):  # some file systems cannot, and lose nothing by it but the newest file
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -3,6 +3,7 @@
 Read `run` from top to bottom. Each act lives in its own package; here is their order, and what the run leaves behind.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -25,9 +26,9 @@ from bloodcell.config import Config, to_flagfile
 from bloodcell.data import balance, division, split
 from bloodcell.data.dataset import ImageSet
 from bloodcell.evaluate import metrics, plots, report
-from bloodcell.files import write_atomically
+from bloodcell.files import locked, write_atomically
 from bloodcell.models import MissingWeights
-from bloodcell.train import checkpoints, loop, metrics_log, stages
+from bloodcell.train import checkpoints, loop, metrics_log, shown, stages
 from bloodcell.train import strategy as strategies
 from bloodcell.train.tensorboard import Board
 
@@ -44,6 +45,8 @@ def run(config: Config) -> None:
       InputError: data, flags or folders that cannot be used.
     """
     # ---- With what, and where ------------------------------------------------------------------------------------
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
                                  jit=config.jit, seed=config.seed)
     parts, divided = data_parts.load_divided(config)
@@ -53,6 +56,13 @@ def run(config: Config) -> None:
     if not config.dry_run:  # after the data, so that a mistyped --data leaves no empty folder
         common.make_folder(run_dir)
         common.check_output(config.report, "--report")
+    with contextlib.nullcontext() if config.dry_run else locked(run_dir):
+        _train(config, runtime, parts, divided, segmentation)
+
+
+def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSet], divided: division.Division,
+           segmentation: segmenting.Segmentation | None) -> None:
+    run_dir = config.run_dir
     balanced = _balanced(parts["train"], config)
     common.print_header(runtime, config.data, parts)
     if balanced:
@@ -90,6 +100,14 @@ def run(config: Config) -> None:
     figures = common.measure(model, parts[measured], config, runtime)
     averaged = _averaged(model, parts[measured], config, runtime)
     history = _history(run_dir)
+    saved = {"mib": round(checkpoints.Checkpoints(run_dir).size() / 2**20, 1),
+             "seconds": round(sum(line["checkpoint_seconds"] for line in history), 3),
+             "share": round(sum(line["checkpoint_seconds"] for line in history)
+                            / sum(line["seconds"] for line in history), 5)}
+    if config.progress != "none":
+        print(shown.summary(history, stages.parse(config.stages)))
+        print(f"checkpoints: {saved['mib']:,.1f} MiB in {run_dir / checkpoints.FOLDER}; training stood still for them "
+              f"for {saved['seconds']:.1f} s, {saved['share']:.1%} of its time", flush=True)
     content = {**figures, "averaged": averaged, "part": measured, "recipe": config.recipe,
                "config": dataclasses.asdict(config),
                "data": {"origin": config.data, "parts": {name: _summary(part) for name, part in parts.items()},
@@ -98,7 +116,8 @@ def run(config: Config) -> None:
                         "cleaned": [{"file": name, "reason": reason} for name, reason in parts["train"].cleaned]},
                "devices": runtime.devices, "precision": runtime.precision, "jit": runtime.jit,
                "images_per_second": statistics.median(line["images_per_second"] for line in history),
-               "peak_memory_mib": _peak_memory_mib(), "weights_sha256": checkpoints.weights_sha256(model),
+               "checkpoints": saved, "peak_memory_mib": _peak_memory_mib(),
+               "weights_sha256": checkpoints.weights_sha256(model),
                "first_weights": checkpoints.about(run_dir)["weights"],
                "versions": _versions()}
     grid, titles = _augmented(parts["train"], config)

@@ -1,17 +1,18 @@
-"""Checkpoints: one `.npz` holding every variable and one JSON text, replaced atomically, read without pickle.
+"""Checkpoints: one `.npz` holding every variable and one JSON text, written aside and renamed, read without pickle.
 
 Also the run's `model.json`, from which a network is built again, and the digest of its weights. What the JSON text
 means belongs to `loop`.
 """
 
-import dataclasses
+import contextlib
 import hashlib
+import itertools
 import json
 import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 import keras
@@ -24,37 +25,85 @@ from bloodcell.files import write_atomically
 MODEL_FILE = "model.json"
 FOLDER = "checkpoints"
 WHICH = ("best", "last", "average")
+_STEP = "step-{:08d}.npz"
 _META = "meta"
 _MODEL, _OPTIMIZER, _AVERAGED = "model", "optimizer", "average"
 
 
-@dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a run: `last` resumes it, `best` is its result, `average` the best averaged weights."""
+    """The checkpoints of a run: `best` is its result, `average` the best averaged weights, `last` resumes it.
 
-    run_dir: pathlib.Path
+    `last` is the newest of the files `step-00001234.npz`, of which a few are kept for the day the newest is damaged.
+    """
+
+    def __init__(self, run_dir: pathlib.Path, *, keep: int = 2):
+        """Takes a run's folder, and how many of the newest checkpoints to keep, at least 1."""
+        self._folder = run_dir / FOLDER
+        self._keep = keep
 
     def path(self, which: str) -> pathlib.Path:
-        """Returns where one of `WHICH` lies."""
-        return self.run_dir / FOLDER / f"{which}.npz"
+        """Returns where one of `WHICH` lies, or would lie; of several `last` ones the newest."""
+        if which != "last":
+            return self._folder / f"{which}.npz"
+        return next(iter(self.newest()), self._folder / _STEP.format(0))
+
+    def newest(self) -> list[pathlib.Path]:
+        """Returns the files from which the run can be resumed, the newest first."""
+        found = [path for path in self._folder.glob("step-*.npz") if re.fullmatch(r"step-\d{8,}", path.stem)]
+        return sorted(found, key=lambda path: int(path.stem.partition("-")[2]), reverse=True)
 
     def has(self, which: str) -> bool:
         """Returns whether that checkpoint was ever written."""
         return self.path(which).is_file()
 
-    def save(self, which: str, meta: dict[str, Any], model: keras.Model,
-             optimizer: keras.optimizers.Optimizer | None = None, averaged: Sequence[keras.Variable] = ()) -> None:
-        """Writes all variables and `meta` (JSON values); the file before stays whole until the new one is on disk.
+    def size(self) -> int:
+        """Returns the bytes of all checkpoints together."""
+        return sum(path.stat().st_size for path in self._folder.glob("*.npz"))
+
+    def set_damaged_aside(self, warn: Callable[[str], None]) -> None:
+        """Makes the newest intact checkpoint the `last` one: renames damaged newer ones to `*.damaged`.
+
+        What a killed process left half written, under its temporary name, is deleted.
+
+        Args:
+          warn: gets a line for each of them.
 
         Raises:
-          InputError: the disk refuses (full, read-only); the checkpoint before is untouched.
+          InputError: there are checkpoints, and none is intact.
         """
-        arrays = _arrays(_MODEL, model.variables)
-        if optimizer is not None:
-            arrays |= _arrays(_OPTIMIZER, optimizer.variables)
-        arrays |= _arrays(_AVERAGED, averaged)
-        arrays[_META] = np.array(json.dumps(meta))
-        write_atomically(self.path(which), lambda file: _put_arrays(file, arrays))
+        for litter in self._folder.glob(".*.tmp"):
+            litter.unlink(missing_ok=True)
+        found = self.newest()
+        damaged = list(itertools.takewhile(lambda path: not _intact(path), found))
+        if found and damaged == found:
+            raise InputError(f"checkpoint: expected an intact one of {', '.join(path.name for path in found)} in "
+                             f"{self._folder}, received damaged files, try a new --workdir")
+        for path in damaged:
+            with contextlib.suppress(FileNotFoundError):  # another worker has renamed it
+                path.rename(path.with_name(f"{path.name}.damaged"))
+            warn(f"the checkpoint {path} is damaged, and is now called {path.name}.damaged; going on from "
+                 f"{found[len(damaged)].name}, the one before")
+
+    def save(self, which: str, meta: dict[str, Any], model: keras.Model,
+             optimizer: keras.optimizers.Optimizer | None = None, averaged: Sequence[keras.Variable] = ()) -> None:
+        """Writes all variables and `meta` (JSON values); the files before stay whole until the new one is on disk.
+
+        For `last`, `meta["state"]["step"]` names the file, and those beyond the number to keep are deleted.
+
+        Raises:
+          InputError: the disk refuses (full, read-only); the checkpoints before are untouched.
+        """
+        self.write(which, arrays_of(meta, model, optimizer, averaged))
+
+    def write(self, which: str, arrays: dict[str, np.ndarray]) -> None:
+        """Writes what `arrays_of` returned; as `save`."""
+        path = self.path(which)
+        if which == "last":
+            path = self._folder / _STEP.format(json.loads(str(arrays[_META]))["state"]["step"])
+        write_atomically(path, lambda file: _put_arrays(file, arrays))
+        if which == "last":
+            for old in self.newest()[self._keep:]:
+                old.unlink(missing_ok=True)
 
     def meta(self, which: str) -> dict[str, Any]:
         """Returns the JSON values saved with a checkpoint; raises InputError where it is missing or damaged."""
@@ -83,6 +132,17 @@ class Checkpoints:
         for variable, value in found:
             variable.assign(value)
         return _read_meta(arrays, path)
+
+
+def arrays_of(meta: dict[str, Any], model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None,
+              averaged: Sequence[keras.Variable] = ()) -> dict[str, np.ndarray]:
+    """Returns copies of all variables, by group, position and name, and `meta` as JSON text."""
+    arrays = _arrays(_MODEL, model.variables)
+    if optimizer is not None:
+        arrays |= _arrays(_OPTIMIZER, optimizer.variables)
+    arrays |= _arrays(_AVERAGED, averaged)
+    arrays[_META] = np.array(json.dumps(meta))
+    return arrays
 
 
 def save_model_file(run_dir: pathlib.Path, *, name: str, head: str, image_size: int,
@@ -172,7 +232,17 @@ def _key(group: str, index: int, variable: keras.Variable) -> str:
 
 
 def _arrays(group: str, variables: Sequence[keras.Variable]) -> dict[str, np.ndarray]:
-    return {_key(group, index, variable): variable.numpy() for index, variable in enumerate(variables)}
+    # copies: what numpy() gives is the variable's own memory, where that is the host's, and the next step changes it
+    return {_key(group, index, variable): np.array(variable.numpy()) for index, variable in enumerate(variables)}
+
+
+def _intact(path: pathlib.Path) -> bool:
+    """Returns whether every byte of an archive is as it was written, by its checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"{_META}.npy" in archive.namelist() and archive.testzip() is None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return False
 
 
 def _read(path: pathlib.Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -7,20 +7,14 @@ import json
 import pathlib
 from typing import Any
 
-from bloodcell.errors import InputError
-from bloodcell.files import write_atomically
+from bloodcell.files import append_line, write_atomically
 
 FILE = "metrics.jsonl"
 
 
 def append(run_dir: pathlib.Path, record: dict[str, Any]) -> None:
-    """Adds a line and flushes it; raises InputError where the disk refuses."""
-    try:
-        with open(run_dir / FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {run_dir / FILE}: {error.strerror}; expected a writable folder with free "
-                         "space, try another --workdir") from None
+    """Adds a line and syncs it to disk; raises InputError where the disk refuses."""
+    append_line(run_dir / FILE, json.dumps(record))
 
 
 def keep_until(run_dir: pathlib.Path, epoch: int) -> None:

@@ -179,3 +179,12 @@ def build(settings: Settings, *, learning_rate: Any, variables: Sequence[keras.V
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)
     return optimizer
+
+
+def take_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:
+    """Tells an optimizer that its gradients are summed over the replicas already.
+
+    The step needs that sum itself, for the norm and for clipping; Keras would send all gradients around once more.
+    """
+    inner = optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
+    inner._all_reduce_sum_gradients = list

@@ -7,9 +7,13 @@ The step augments and mixes, runs forward and backward, and applies the gradient
 - `step`: everything, in one program, on a single device; under a mirrored strategy augmentation, forward and backward
   on each replica, while the gradient all-reduce and the optimizer stay outside.
 
+The name scopes augment, forward, backward and apply change nothing; a profiler's trace shows them (`profiler`).
+
 The loss is divided by the number of real images in the global batch (padding rows have weight 0), so replicas change
-nothing but rounding. Three things do differ: batch normalisation takes its statistics from a replica's own rows,
-dropout draws for a replica's rows, as everywhere in TensorFlow, and an image is mixed with one of its replica's rows.
+nothing but rounding. Three things do differ: batch normalisation normalises with the statistics of a replica's own
+rows, dropout draws for a replica's rows, as everywhere in TensorFlow, and an image is mixed with one of its replica's
+rows. The moving statistics become the mean of all replicas in every step: replicas are equal between steps, and one
+copy of the variables is the whole state.
 """
 
 from collections.abc import Callable
@@ -20,13 +24,14 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell.augment import Mixer, rng
+from bloodcell.train import optimizers
 from bloodcell.train.losses import Loss
 from bloodcell.train.strategy import Runtime
 
 Batch = dict[str, Any]
 Policy = Callable[..., Any]
 Inputs = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]  # (batch, epoch) -> grey levels, targets; see `inputs`
-Step = Callable[..., tf.Tensor]  # (batch, epoch) -> float32 [3]: summed loss, real images, right answers
+Step = Callable[..., tf.Tensor]  # (batch, epoch) -> float32 sums over the images: see `train_step` and `eval_step`
 
 _SECOND_VIEW = 0x76696577  # keeps this hash of ids apart from every other use of the generator
 _SHARE = 0x73686172  # and this one
@@ -76,7 +81,11 @@ def inputs(policy: Policy, runtime: Runtime, seed: int, *, num_classes: int, mix
             targets = mixer.mix_labels(targets, draws, size)
         return tf.concat(shown, axis=0) if len(shown) > 1 else shown[0], targets
 
-    return tf.function(make, jit_compile=True, autograph=False) if runtime.jit == "augment" else make
+    def augmented(batch: Batch, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.name_scope("augment"):  # inside what is compiled, hence in the names of its program's parts
+            return make(batch, epoch)
+
+    return tf.function(augmented, jit_compile=True, autograph=False) if runtime.jit == "augment" else augmented
 
 
 def view_ids(ids: tf.Tensor) -> tf.Tensor:
@@ -114,12 +123,16 @@ def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, inp
         The step is the same, but for batch normalisation, whose statistics are a part's, and dropout's draws.
 
     Returns:
-      `step(batch, epoch)`: a (distributed) batch as `data.pipeline` gives it and an int64 scalar -> float32 [3]: the
+      `step(batch, epoch)`: a (distributed) batch as `data.pipeline` gives it and an int64 scalar -> float32 [5]: the
       weighted loss summed over the images, the number of images, the number whose first view was given the class that
-      has the largest part in its label.
+      has the largest part in its label; the norm of all gradients together before clipping, over the global batch; and
+      1 where loss scaling skips the step because a gradient has overflowed (the norm is 0 then), else 0.
     """
     strategy, variables = runtime.strategy, model.trainable_variables
+    statistics = moving_statistics(model) if runtime.replicas > 1 else []
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if runtime.replicas > 1:
+        optimizers.take_summed_gradients(optimizer)
 
     def gradients(batch: Batch, epoch: tf.Tensor, total: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         images, targets = inputs(batch, epoch)
@@ -143,14 +156,17 @@ def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, inp
 
     def part(images: tf.Tensor, targets: tf.Tensor, real: tf.Tensor, total: tf.Tensor
              ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        weights = real * tf.linalg.matvec(targets, class_weights)
-        with tf.GradientTape() as tape:
-            logits = tf.cast(model(images, training=True), tf.float32)
-            per_image = loss(targets, logits) * weights
-            mean = tf.reduce_sum(per_image) / total
-            goal = optimizer.scale_loss(mean) if scaled else mean
-        grads = tape.gradient(goal, [variable.value for variable in variables], unconnected_gradients="zero")
-        return grads, _sums(per_image, real, targets, logits)
+        with tf.name_scope("forward"):
+            weights = real * tf.linalg.matvec(targets, class_weights)
+            with tf.GradientTape() as tape:
+                logits = tf.cast(model(images, training=True), tf.float32)
+                per_image = loss(targets, logits) * weights
+                mean = tf.reduce_sum(per_image) / total
+                goal = optimizer.scale_loss(mean) if scaled else mean
+            sums = _sums(per_image, real, targets, logits)
+        with tf.name_scope("backward"):
+            grads = tape.gradient(goal, [variable.value for variable in variables], unconnected_gradients="zero")
+        return grads, sums
 
     if runtime.jit == "step" and runtime.distributed:
         gradients = tf.function(gradients, jit_compile=True, autograph=False)
@@ -159,15 +175,19 @@ def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, inp
         replica = tf.distribute.get_replica_context()
         total = replica.all_reduce("sum", tf.reduce_sum(batch["weight"]))
         grads, sums = gradients(batch, epoch, total)
-        if runtime.replicas > 1 and (clipnorm is not None or scaled):
-            # The norm, and the test for overflow, must see the sum over replicas. Keras's optimizer sums once more
-            # when it applies the gradients, hence the division.
-            grads = replica.all_reduce("sum", grads)
-            grads = [grad / runtime.replicas for grad in _clipped(grads, clipnorm, optimizer if scaled else None)]
-        else:
-            grads = _clipped(grads, clipnorm, optimizer if scaled else None)
-        optimizer.apply(grads, variables)
-        return sums
+        with tf.name_scope("apply"):
+            if runtime.replicas > 1:
+                grads = replica.all_reduce("sum", grads)
+                if statistics:
+                    means = replica.all_reduce("mean", [variable.value for variable in statistics])
+                    for variable, mean in zip(statistics, means, strict=True):
+                        variable.assign(mean)
+            norm = tf.linalg.global_norm([tf.cast(grad, tf.float32) for grad in grads])
+            scale = tf.convert_to_tensor(optimizer.dynamic_scale) if scaled else tf.constant(1.0)
+            optimizer.apply(grads if clipnorm is None else _clipped(grads, norm, clipnorm * scale), variables)
+            skipped = tf.cast(tf.logical_not(tf.math.is_finite(norm)), tf.float32) if scaled else tf.constant(0.0)
+            watched = tf.stack([tf.where(skipped > 0, 0.0, norm / scale), skipped])
+        return tf.concat([sums, watched / runtime.replicas], axis=0)  # each replica has the same two
 
     @tf.function(jit_compile=(runtime.jit == "step" and not runtime.distributed) or None, autograph=False)
     def step(batch: Batch, epoch: tf.Tensor) -> tf.Tensor:
@@ -198,18 +218,11 @@ def eval_step(model: keras.Model, *, inputs: Inputs, loss: Loss, runtime: Runtim
     return step
 
 
-def average_replicas(model: keras.Model, runtime: Runtime) -> None:
-    """Gives all replicas the mean of their batch-norm statistics, which each gathered from its own rows.
-
-    Done before each validation: replicas then agree on what they predict, and one copy is all a checkpoint needs.
-    """
-    if runtime.replicas == 1:
-        return
-    for variable in model.non_trainable_variables:
-        if variable.dtype == "float32":
-            copies = runtime.strategy.experimental_local_results(variable.value)
-            if any(not np.array_equal(copies[0].numpy(), copy.numpy()) for copy in copies[1:]):
-                variable.assign(np.mean([copy.numpy() for copy in copies], axis=0, dtype=np.float32))
+def moving_statistics(model: keras.Model) -> list[keras.Variable]:
+    """Returns the moving means and variances that training moves now: those of no frozen layer."""
+    layers = [layer for layer in model._flatten_layers()
+              if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
+    return [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
 
 
 def _sums(per_image: tf.Tensor, real: tf.Tensor, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -218,10 +231,7 @@ def _sums(per_image: tf.Tensor, real: tf.Tensor, targets: tf.Tensor, logits: tf.
     return tf.stack([tf.reduce_sum(per_image), tf.reduce_sum(real), tf.reduce_sum(right)])
 
 
-def _clipped(grads: list[tf.Tensor], clipnorm: float | None, scaler: Any) -> list[tf.Tensor]:
-    if clipnorm is None:
-        return grads
-    limit = scaler.scale_loss(tf.constant(clipnorm)) if scaler is not None else tf.constant(clipnorm)
+def _clipped(grads: list[tf.Tensor], norm: tf.Tensor, limit: Any) -> list[tf.Tensor]:
     # An overflowed norm makes the factor 0, and infinity times 0 NaN: loss scaling still sees the overflow.
-    factor = tf.minimum(1.0, limit / tf.maximum(tf.linalg.global_norm(grads), 1e-12))
-    return [grad * factor for grad in grads]
+    factor = tf.minimum(1.0, limit / tf.maximum(norm, 1e-12))
+    return [grad * tf.cast(factor, grad.dtype) for grad in grads]

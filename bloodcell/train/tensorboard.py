@@ -1,4 +1,4 @@
-"""What a run writes for TensorBoard: scalars, pictures, the step's graph, and a profiler trace on request.
+"""What a run writes for TensorBoard: scalars, pictures, the step's graph; traces are `profiler`'s.
 
 Everything lies in `tensorboard/` of the run's folder. Drawing pictures belongs to `evaluate.plots`.
 """
@@ -54,37 +54,3 @@ class Board:
         with self._writer.as_default():
             tf.summary.graph(function.graph.as_graph_def())
         self._writer.flush()
-
-
-class Profiler:
-    """Traces the steps `first` to `last` of this process for TensorBoard's profile tab.
-
-    Args:
-      steps: the first and the last step, counted from 1, or None for no trace.
-      run_dir: the run's folder.
-    """
-
-    def __init__(self, steps: tuple[int, int] | None, run_dir: pathlib.Path):
-        self._folder = str(run_dir / FOLDER)
-        self._first, self._last = steps or (0, 0)
-        self._step = 0
-        self._running = False
-
-    def before_step(self) -> None:
-        """Counts a step and starts the trace at the first of its range."""
-        self._step += 1
-        if self._step == self._first:
-            tf.profiler.experimental.start(self._folder)
-            self._running = True
-
-    def after_step(self, result: tf.Tensor) -> None:
-        """Ends the trace after the last step of its range, once `result` has been computed."""
-        if self._running and self._step == self._last:
-            result.numpy()
-            self.stop()
-
-    def stop(self) -> None:
-        """Ends a trace that is still running, because the training was shorter than its range."""
-        if self._running:
-            tf.profiler.experimental.stop()
-            self._running = False

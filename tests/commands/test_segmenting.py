@@ -11,7 +11,7 @@ from bloodcell.data import demo, segment
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
 from bloodcell.evaluate import inference
-from bloodcell.train import checkpoints, loop
+from bloodcell.train import checkpoints, loop, state
 
 SPEC = "knn(fill=7)"
 
@@ -87,7 +87,7 @@ def test_a_run_that_goes_on_uses_what_it_has_learned(run, monkeypatch):
 
 
 def test_segment_must_be_the_same_when_a_run_goes_on():
-    assert "segment" not in loop.FREE_FLAGS
+    assert "segment" not in state.FREE_FLAGS
     assert "--segment=knn(fill=7)" in config.to_flagfile(settings(f"--segment={SPEC}"))
 
 

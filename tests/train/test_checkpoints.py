@@ -34,10 +34,10 @@ def test_every_variable_comes_back_also_seeds_and_loss_scale(tmp_path, tiny):
     names = {variable.name for variable in [*model.variables, *optimizer.variables]}
     assert {"seed_generator_state", "moving_mean", "dynamic_scale", "iteration", "learning_rate"} <= names
 
-    Checkpoints(tmp_path).save("last", {"epoch": 3}, model, optimizer)
+    Checkpoints(tmp_path).save("last", {"state": {"step": 3}}, model, optimizer)
     other = tiny()
     fresh = optimizer_of(other, "mixed_float16")
-    assert Checkpoints(tmp_path).restore("last", other, fresh) == {"epoch": 3}
+    assert Checkpoints(tmp_path).restore("last", other, fresh) == {"state": {"step": 3}}
     for value, variable in zip(saved, [*other.variables, *fresh.variables], strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
         assert variable.numpy().dtype == value.dtype
@@ -83,8 +83,8 @@ class ShortDisk(io.FileIO):
 @pytest.mark.parametrize("failure", ["replace", "fsync", "write"])
 def test_a_failing_disk_leaves_the_file_before_and_no_litter(tmp_path, tiny, monkeypatch, failure):
     model, store = tiny(), Checkpoints(tmp_path)
-    store.save("last", {"epoch": 1}, model)
-    before = store.path("last").read_bytes()
+    store.save("best", {"epoch": 1}, model)
+    before = store.path("best").read_bytes()
 
     def refuse(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -93,11 +93,11 @@ def test_a_failing_disk_leaves_the_file_before_and_no_litter(tmp_path, tiny, mon
     else:
         monkeypatch.setattr(os, failure, refuse)
     with pytest.raises(InputError, match="No space left on device") as error:
-        store.save("last", {"epoch": 2}, model)
+        store.save("best", {"epoch": 2}, model)
     monkeypatch.undo()
     assert "\n" not in str(error.value)
-    assert store.path("last").read_bytes() == before
-    assert [path.name for path in store.path("last").parent.iterdir()] == ["last.npz"]
+    assert store.path("best").read_bytes() == before
+    assert [path.name for path in store.path("best").parent.iterdir()] == ["best.npz"]
 
 
 def damaged(content, how):
@@ -120,19 +120,19 @@ def damaged(content, how):
 @pytest.mark.parametrize("how", ["cut short", "a bit flipped", "empty", "pickled", "a lone array"])
 def test_a_damaged_file_is_one_line_and_changes_nothing(tmp_path, tiny, how):
     model, store = tiny(), Checkpoints(tmp_path)
-    store.save("last", {}, model)
-    store.path("last").write_bytes(damaged(store.path("last").read_bytes(), how))
+    store.save("best", {}, model)
+    store.path("best").write_bytes(damaged(store.path("best").read_bytes(), how))
     scramble(model.variables)
     digest = checkpoints.weights_sha256(model)
     with pytest.raises(InputError, match="damaged") as error:
-        store.restore("last", model)
+        store.restore("best", model)
     assert "\n" not in str(error.value)
     assert checkpoints.weights_sha256(model) == digest
 
 
 def test_a_checkpoint_of_another_network_or_optimizer_is_refused(tmp_path, tiny):
     model, store = tiny(), Checkpoints(tmp_path)
-    store.save("last", {}, model, optimizer_of(model))
+    store.save("last", {"state": {"step": 1}}, model, optimizer_of(model))
     with pytest.raises(InputError, match=r"float32 \(6, 4\).*received float32 \(6, 3\)"):
         store.restore("last", tiny(num_classes=4))
     with pytest.raises(InputError, match="names differ"):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from bloodcell.errors import InputError
 from bloodcell.train import checkpoints, loop, step
+from bloodcell.train.state import State
 from bloodcell.train.strategy import Runtime
 from bloodcell.train.tensorboard import Board
 
@@ -31,8 +32,10 @@ def metrics(run_dir):
 
 
 def timeless(records):
-    return [{key: value for key, value in record.items() if key not in ("seconds", "images_per_second")}
-            for record in records]
+    """Returns the records without what differs between two equal runs: times and memory."""
+    return [{key: value for key, value in record.items()
+             if key not in ("seconds", "images_per_second", "checkpoint_seconds") and not key.startswith("step_ms")
+             and not key.endswith("_mib")} for record in records]
 
 
 def test_two_stages_learn_and_leave_their_files(tmp_path, tiny, make_images, make_config, capsys):
@@ -81,7 +84,7 @@ def test_a_run_killed_three_times_has_the_same_bits(tmp_path, tiny, make_images,
     assert [record["epoch"] for record in seen] == [4]
     assert timeless(metrics(tmp_path / "cut")) == timeless(metrics(tmp_path / "whole"))
     assert checkpoints.weights_sha256(resumed) == checkpoints.weights_sha256(whole)
-    ours, cut = (np.load(tmp_path / run / "checkpoints" / "last.npz") for run in ("whole", "cut"))
+    ours, cut = (np.load(checkpoints.Checkpoints(tmp_path / run).path("last")) for run in ("whole", "cut"))
     assert ours.files == cut.files
     assert all(np.array_equal(ours[name], cut[name]) for name in ours.files if name != "meta")
 
@@ -102,7 +105,7 @@ def test_stages_with_rules_of_their_own_go_on_with_the_same_bits(tmp_path, tiny,
     assert timeless(metrics(tmp_path / "cut")) == timeless(metrics(tmp_path / "whole"))
     assert checkpoints.weights_sha256(resumed) == checkpoints.weights_sha256(whole)
     for name in ("last", "best", "average"):
-        ours, cut = (np.load(tmp_path / run / "checkpoints" / f"{name}.npz") for run in ("whole", "cut"))
+        ours, cut = (np.load(checkpoints.Checkpoints(tmp_path / run).path(name)) for run in ("whole", "cut"))
         assert ours.files == cut.files
         assert all(np.array_equal(ours[key], cut[key]) for key in ours.files if key != "meta"), name
 
@@ -112,7 +115,7 @@ def test_averaged_weights_are_the_mean_of_the_epochs_and_are_validated_and_saved
     ends = []
     model = loop.fit(make_config(stages="all(epochs=4, lr=2e-2)", average="swa(start=0.5)"), RUNTIME, make_images(20),
                      make_images(12, seed=1), tmp_path,
-                     on_epoch=lambda _: ends.append(dict(np.load(tmp_path / "checkpoints" / "last.npz"))))
+                     on_epoch=lambda _: ends.append(dict(np.load(checkpoints.Checkpoints(tmp_path).path("last")))))
     records = metrics(tmp_path)
     assert ["average_val_loss" in record for record in records] == [False, True, True, True]
     store = checkpoints.Checkpoints(tmp_path)
@@ -139,7 +142,7 @@ def test_a_finished_run_returns_its_best_weights_at_once(tmp_path, tiny, make_im
 def test_another_run_in_the_same_folder_is_refused_by_name(tmp_path, tiny, make_images, make_config):
     train, val = make_images(16), make_images(9, seed=1)
     loop.fit(make_config(), RUNTIME, train, val, tmp_path)
-    with pytest.raises(InputError, match=r"--batch_size \(was 8\), --seed \(was 3\)") as error:
+    with pytest.raises(InputError, match=r"--batch_size \(was 8, is 4\), --seed \(was 3, is 4\)") as error:
         loop.fit(make_config(batch_size=4, seed=4), RUNTIME, train, val, tmp_path)
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="the training images differ"):
@@ -167,7 +170,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(tmp_path, tiny, make
     monkeypatch.setattr(step, "train_step", breaking)
     monkeypatch.setattr(Board, "graph", lambda *_: None)
     monkeypatch.setattr(loop, "_traced", lambda *_: None)
-    with pytest.raises(InputError, match=r"finite loss.*epoch 2 at step 5 \(of the steps 4\.\.6.*last\.npz") as error:
+    with pytest.raises(InputError, match=(r"finite loss.*epoch 2 at step 5 \(of the steps 4\.\.6.*not_finite\.npz; "
+                                          r"the last good state is .*step-00000003\.npz")) as error:
         loop.fit(make_config(), RUNTIME, make_images(24), make_images(9, seed=1), tmp_path)
     assert "\n" not in str(error.value)
     assert checkpoints.Checkpoints(tmp_path).meta("last")["state"]["epoch"] == 1
@@ -225,10 +229,12 @@ def test_a_grid_shows_every_image_in_its_place(tmp_path):
 
 
 def test_best_is_by_accuracy_and_then_by_loss():
-    def at(accuracy, loss):
-        return {"epoch": 1, "val_accuracy": accuracy, "val_loss": loss}
-    assert loop._better(at(0.9, 5.0), at(0.8, 1.0))
-    assert loop._better(at(0.9, 0.5), at(0.9, 0.6))
-    assert not loop._better(at(0.9, 0.6), at(0.9, 0.6))
-    assert not loop._better(at(0.9, float("nan")), at(0.9, 0.6))
-    assert loop._better(at(0.1, 9.0), None)
+    def bests(*pairs):
+        state = State()
+        return [state.remember({"epoch": epoch, "val_accuracy": accuracy, "val_loss": loss}, None)[0]
+                for epoch, (accuracy, loss) in enumerate(pairs)]
+    assert bests((0.8, 1.0), (0.9, 5.0)) == [True, True]
+    assert bests((0.9, 0.6), (0.9, 0.5)) == [True, True]
+    assert bests((0.9, 0.6), (0.9, 0.6)) == [True, False]
+    assert bests((0.9, 0.6), (0.9, float("nan"))) == [True, False]
+    assert bests((0.1, 9.0)) == [True]
