@@ -256,8 +256,9 @@ def bind(term: Term, params: Sequence[Param], *, what: str = "spec") -> dict[str
 def _checked(value: Value, param: Param, call: str) -> Value:
     if value is None and param.optional:
         return None
+    bare = f", try quotes: '{shorten(_print(value))}'" if param.kind is str and isinstance(value, Chain) else ""
     wrong = InputError(f"{call}({param.name}) expected {param.range_text()}, "
-                       f"received {shorten(_print(value))}")
+                       f"received {shorten(_print(value))}{bare}")
     if param.kind is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             value = float(value)

@@ -123,7 +123,7 @@ def gather(plan: Plan) -> Result:
     """Returns what the finished runs of a plan's folder found, as JSON values.
 
     `rows`, in the order of `RECIPES`: `recipe`, `title`, `commands`, `images_seen` and `runs` (`seed`, `clean`,
-    `heavy`, `images_per_second`); and the conditions: `date`, `hardware`, `devices`, `precision`, `jit`, `versions`,
+    `heavy`); and the conditions: `date`, `hardware`, `devices`, `precision`, `jit`, `versions`,
     `images` (of training and of validation).
 
     Raises:
@@ -159,7 +159,7 @@ def _row(plan: Plan, recipe: str, runs: Sequence[tuple[Result, Result]]) -> Resu
         "commands": [shlex.join(["python", "main.py", *arguments])
                      for arguments in (typed.train(recipe, seed), typed.evaluate(recipe, seed))],
         "runs": [{"seed": trained["config"]["seed"], "clean": {name: evaluated[name] for name in FIGURES},
-                  SUITE: evaluated["corruptions"][SUITE], "images_per_second": trained["images_per_second"]}
+                  SUITE: evaluated["corruptions"][SUITE]}
                  for trained, evaluated in runs]}
 
 
@@ -188,14 +188,14 @@ def _hardware() -> str:
 def page(result: Result) -> str:
     """Returns the text of `docs/results.md`."""
     rows, images = result["rows"], result["images"]
-    table = [("recipe", "what it does", "clean", SUITE, f"{SUITE}, balanced", "images seen", "images/s", "seeds")]
+    table = [("recipe", "what it does", "clean", SUITE, f"{SUITE}, balanced", "images seen", "seeds")]
     for row in rows:
         runs = row["runs"]
         table.append((
             f"[`{row['recipe']}`](../flags/results/{row['recipe']}.cfg)", row["title"].rstrip("."),
             *(_spread([each[part][name] for each in runs])
               for part, name in (("clean", "accuracy"), (SUITE, "accuracy"), (SUITE, "balanced_accuracy"))),
-            f"{row['images_seen']:,}", f"{statistics.median(each['images_per_second'] for each in runs):,.0f}",
+            f"{row['images_seen']:,}",
             ", ".join(str(each["seed"]) for each in runs) if len(runs) > 1 else f"{runs[0]['seed']} alone"))
     said = {}
     for part in ("clean", SUITE):
@@ -214,7 +214,7 @@ def page(result: Result) -> str:
         textwrap.fill(f"Highest on clean cells: {said['clean']}; highest on {SUITE} ones: {said[SUITE]}.", 120),
         _READING,
         textwrap.fill(f"{result['hardware']}; devices {result['devices']}, {result['precision']}, jit {result['jit']}; "
-                      f"{result['date']}; {versions}. Images/s: median of the epochs, augmentation included.", 120),
+                      f"{result['date']}; {versions}.", 120),
         "## Commands",
         textwrap.fill(f"`{data}` is what `python main.py --mode=audit --data=training_set.npz` leaves of the course's "
                       "file. Another seed wants a `--workdir` of its own. All of them, one after the other:", 120),

@@ -2,7 +2,7 @@
 
 The last is for CI, which runs `python -m pytest -m recipes tests/test_recipes.py`: each recipe through --dry_run, which
 takes a step of every stage, and one of each system to its report. At reduced size: random weights, smallest images, an
-epoch a stage over a few dozen rendered cells.
+epoch a stage over a few dozen rendered cells, and small networks in place of the largest.
 """
 
 import json
@@ -80,6 +80,10 @@ def test_the_table_of_the_systems_names_every_recipe_and_no_other():
 # ---------------------------------------------------------------------------------------------------------------------
 
 WHOLE = ("alpaca_mobilenet", "deepl_vgg16", "m2g_v2m", "riconvoluzione_b0", "dumbening_unet")  # of each system one
+# Building and tracing hundreds of layers is what takes the time, and is the same in every recipe: each network is built
+# and compared by tests/models, and flags/v2s.cfg takes its steps with its own. The stages of the others count layers.
+SIBLINGS = {"efficientnet_v2_s": "cnn", "efficientnet_v2_m": "cnn", "efficientnet_v2_l": "mobilenet_v3_small",
+            "convnext_base": "convnext_small"}
 SMALLER = (
     (r"\bepochs=\d+", "epochs=1"),
     (r"\bbatch_size=\d+", "batch_size=16"),
@@ -103,9 +107,11 @@ def cells(tmp_path_factory) -> pathlib.Path:
 def reduced(recipe: pathlib.Path, data: pathlib.Path, run_dir: pathlib.Path, *flags: str) -> config.Config:
     """Returns a recipe at reduced size: all that it says but first weights, sizes and numbers of epochs and images."""
     full = parsed(f"--flagfile={recipe}")
-    side = max(32, *(backbones.BACKBONES[part].minimum for part in concat.parse(full.model)))
+    parts = [SIBLINGS.get(part, part) for part in concat.parse(full.model)] if recipe in SEEDS else [full.model]
+    model = parts[0] if len(parts) == 1 else f"{concat.NAME}({', '.join(parts)})"
+    side = max(32, *(backbones.BACKBONES[part].minimum for part in parts))
     smaller = [f"--{name}={_smaller(getattr(full, name))}" for name in ("stages", "balance", "split")]
-    settings = parsed(f"--flagfile={recipe}", "--weights=none", f"--data={data}", "--clean=none",
+    settings = parsed(f"--flagfile={recipe}", f"--model={model}", "--weights=none", f"--data={data}", "--clean=none",
                       f"--image_size={side}", "--batch_size=16", "--progress=lines", "--jit=off",
                       f"--workdir={run_dir}", *smaller, *flags)
     config.validate(settings)

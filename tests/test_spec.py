@@ -82,7 +82,9 @@ def test_bind_fills_defaults_and_converts_numbers(text, expected):
 @pytest.mark.parametrize(("text", "says"), [
     ("f(0)", "f(n) expected 1..9 ops, received 0"), ("f(n=True)", "f(n) expected"), ("f(2.5)", "f(n) expected"),
     ("f(m=1)", "has no parameter 'm'"), ("f(1, n=2)", "received 'n' twice"), ("f(1, 2)", "f(rate) expected 0..1"),
-    ("f(how='c')", "f(how) expected 'a' or 'b'"), ("f(1, 1, 'a', 1, 1)", "at most 4 arguments"),
+    ("f(how='c')", "f(how) expected 'a' or 'b'"),
+    ("f(how=a)", "f(how) expected 'a' or 'b', received a, try quotes: 'a'"),
+    ("f(1, 1, 'a', 1, 1)", "at most 4 arguments"),
     ("f(None)", "f(n) expected"), ("f(g(1))", "f(n) expected 1..9 ops, received g(1)")])
 def test_bind_says_what_it_expected(text, says):
     with pytest.raises(InputError, match=r"^spec: ") as caught:
