@@ -66,10 +66,12 @@ class Config:
         "damaged, oversized, no image at all); more is an error. The run says which, predict lists them with the flag "
         "'unreadable'. Nothing ever takes their place."))
     cache: str = _flag("auto", (
-        "Where decoded images of TFRecords are: in 'memory'; 'none': nowhere, each is read and decoded when its turn "
-        "comes, so a set may be larger than memory; 'auto': in memory where they take less than a fourth of what is "
-        "free. Other sources are always in memory. Results are the same, to the bit."),
-        choices=("auto", "memory", "none"))
+        "Where decoded images are while they are trained on: in the host's 'memory'; on the 'device', all of them on "
+        "each one, so that a step is sent their positions alone; 'none': nowhere, each image of TFRecords is read and "
+        "decoded when its turn comes, so a set may be larger than memory. 'auto': on the GPUs where a set takes less "
+        "than a fourth of their memory; else in memory, TFRecords where they take less than a fourth of what is free. "
+        "Results are the same, to the bit."),
+        choices=("auto", "memory", "device", "none"))
     clean: str = _flag("auto", (
         "What training leaves out of --data (validation and test sets of their own are left as they are): 'auto' "
         "audits a set that is neither rendered nor written by an audit, and leaves out what --audit_rules remove; an "

@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,16 +21,28 @@ from bloodcell.train.strategy import Runtime
 LINE_SECONDS = 10.0  # between two lines of progress
 
 
-def print_header(runtime: Runtime, origin: str, parts: Mapping[str, ImageSet]) -> None:
-    """Prints the first line: devices, precision, jit mode, data, and which of it is streamed from its files."""
+def print_header(runtime: Runtime, origin: str, parts: Mapping[str, ImageSet], *, cache: str = "memory",
+                 learned: Sequence[str] = ()) -> None:
+    """Prints the first line: devices, precision, jit mode, data, and where it is.
+
+    Args:
+      runtime: the devices.
+      origin: `--data`.
+      parts: the sets by name.
+      cache: `--cache`.
+      learned: names of the parts that the training loop feeds, which may lie on the devices.
+    """
     counts = ", ".join(f"{len(images):,} {part}" for part, images in parts.items())
-    streamed = [part for part, images in parts.items() if not isinstance(images.images, np.ndarray)]
-    where = "in memory" if not streamed else "streamed" if len(streamed) == len(parts) else (
-        f"{' and '.join(streamed)} streamed, the rest in memory")
+    where = {part: "streamed" if not isinstance(images.images, np.ndarray) else
+             "on each device" if part in learned and runtime.keeps(images, cache) else "in memory"
+             for part, images in parts.items()}
+    places = {place: [part for part in parts if where[part] == place] for place in dict.fromkeys(where.values())}
+    said = next(iter(places)) if len(places) == 1 else ", ".join(
+        f"{' and '.join(names)} {place}" for place, names in places.items())
     first = next(iter(parts.values()))
     print(f"devices: {runtime.devices} | precision: {runtime.precision} | jit: {runtime.jit} | "
           f"data: {origin}: {counts} images, {first.images.shape[1]}x{first.images.shape[2]}, "
-          f"{first.num_classes} classes, {where}", flush=True)
+          f"{first.num_classes} classes, {said}", flush=True)
     print_left_out(parts)
     print_cleaned(parts)
 

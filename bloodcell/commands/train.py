@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import resource
@@ -28,7 +29,7 @@ from bloodcell.data.dataset import ImageSet
 from bloodcell.evaluate import metrics, plots, report
 from bloodcell.files import locked, write_atomically
 from bloodcell.models import MissingWeights
-from bloodcell.train import checkpoints, loop, metrics_log, shown, stages
+from bloodcell.train import checkpoints, cluster, loop, metrics_log, shown, stages
 from bloodcell.train import strategy as strategies
 from bloodcell.train.tensorboard import Board
 
@@ -48,15 +49,25 @@ def run(config: Config) -> None:
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
-                                 jit=config.jit, seed=config.seed)
+                                 jit=config.jit, seed=config.seed, training=True)
+    with contextlib.ExitStack() as stack:
+        if not runtime.chief:  # the chief speaks for all
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(cluster.one_line_where_a_worker_is_lost(runtime.workers))
+        _run(config, runtime)
+
+
+def _run(config: Config, runtime: strategies.Runtime) -> None:
     parts, divided = data_parts.load_divided(config)
     run_dir = config.run_dir
     resumed = checkpoints.Checkpoints(run_dir).has("last")
     parts, segmentation = segmenting.in_training(parts, config, resumed=resumed and not config.dry_run)
-    if not config.dry_run:  # after the data, so that a mistyped --data leaves no empty folder
+    writes = runtime.chief and not config.dry_run
+    if writes:  # after the data, so that a mistyped --data leaves no empty folder
         common.make_folder(run_dir)
         common.check_output(config.report, "--report")
-    with contextlib.nullcontext() if config.dry_run else locked(run_dir):
+    with locked(run_dir) if writes else contextlib.nullcontext():
         _train(config, runtime, parts, divided, segmentation)
 
 
@@ -64,7 +75,7 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
            segmentation: segmenting.Segmentation | None) -> None:
     run_dir = config.run_dir
     balanced = _balanced(parts["train"], config)
-    common.print_header(runtime, config.data, parts)
+    common.print_header(runtime, config.data, parts, cache=config.cache, learned=("train", "val"))
     if balanced:
         print(f"training rows an epoch: {_rows_line(balanced)}", flush=True)
     if config.dry_run:
@@ -73,7 +84,7 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
               f"{config.batch_size} per stage, nothing is written (a real run would write {run_dir})", flush=True)
     elif checkpoints.Checkpoints(run_dir).has("last"):
         division.check(run_dir, divided)
-    else:
+    elif runtime.chief:
         _write_flags(config, run_dir)
         division.write(run_dir, divided)
         if segmentation:
@@ -83,7 +94,7 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
     try:
         model = loop.fit(config, runtime, parts["train"], parts["val"], run_dir)
     except MissingWeights as error:
-        if config.data != "demo":
+        if config.data != "demo" or runtime.workers > 1:  # another worker may have them
             raise
         reason = " ".join(str(error).split())
         print(f"warning: {reason}; the demo goes on from random weights", file=sys.stderr, flush=True)
@@ -93,6 +104,8 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
         model = loop.fit(config, runtime, parts["train"], parts["val"], run_dir)
     if config.dry_run:
         print("dry run: done", flush=True)
+        return
+    if not runtime.chief:
         return
 
     # ---- The figures of the best weights -------------------------------------------------------------------------

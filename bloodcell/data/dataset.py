@@ -211,7 +211,7 @@ def check_size(shape: tuple[int, ...], where: str) -> None:
                          f"of {height}x{width} ({needed / 2**30:.1f} GiB); try fewer or smaller images")
 
 
-CACHES = ("auto", "memory", "none")  # where decoded images are kept: `--cache`
+CACHES = ("auto", "memory", "device", "none")  # where decoded images are kept: `--cache`
 _MEMORY_SHARE = 4  # "auto" keeps a set that takes less than a fourth of the free memory
 
 
@@ -224,11 +224,12 @@ def keeps_in_memory(shape: tuple[int, ...], cache: str, where: str) -> bool:
       where: file or pattern, for the error's line.
 
     Raises:
-      InputError: sides beyond MAX_SIDE, or "memory" and more than there is free.
+      InputError: sides beyond MAX_SIDE, or "memory" or "device" and more than there is free.
     """
-    check_size(shape if cache == "memory" else (1, *shape[1:]), where)
+    asked = cache in ("memory", "device")  # on its way to a device a set is in memory too
+    check_size(shape if asked else (1, *shape[1:]), where)
     free = _free_memory()
-    return cache == "memory" or (cache == "auto" and (free is None or math.prod(shape) * _MEMORY_SHARE < free))
+    return asked or (cache == "auto" and (free is None or math.prod(shape) * _MEMORY_SHARE < free))
 
 
 def _free_memory() -> int | None:

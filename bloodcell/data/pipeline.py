@@ -7,6 +7,7 @@ had again, or taken up in the middle, without running those before it. Which row
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -48,8 +49,13 @@ class Pipeline:
 
     Every element is {"image": uint8 [B,H,W,3], "label": int64 [B], "id": int64 [B], "weight": float32 [B]} with static
     shapes, and "share": float32 [B] where the rows have shares. Weight is 1, and 0 for the rows that fill the last
-    batch (they repeat images of the same epoch). Under a strategy B is the global batch size:
-    `experimental_distribute_dataset` gives each replica its part of the rows.
+    batch (they repeat images of the same epoch). Under a strategy B is the global batch size, of which
+    `Runtime.distribute` gives each replica its part; where there are several workers, B is `of_worker`'s part of it.
+
+    Attributes:
+      batch_size: of the global batch.
+      num_batches: of an epoch.
+      resident: after `on_devices`, the images on each replica's device, uint8 [N,H,W,3]; else None.
     """
 
     def __init__(self, images: ImageSet, *, batch_size: int, rows: Rows | None = None) -> None:
@@ -59,6 +65,8 @@ class Pipeline:
         self._rows = rows or Rows(np.arange(len(images)), images.ids)
         self.batch_size = batch_size
         self.num_batches = num_batches(len(self._rows), batch_size)
+        self._worker, self._workers = 0, 1
+        self.resident: Any = None
         labels = np.zeros(len(images), np.int64) if images.labels is None else images.labels
         extra = self._rows.extra
         if extra is not None:
@@ -80,6 +88,47 @@ class Pipeline:
             raise ValueError(f"expected a batch size from 1, received {batch_size}")
         other = copy.copy(self)
         other.batch_size, other.num_batches = batch_size, num_batches(len(self._rows), batch_size)
+        return other
+
+    def on_devices(self, strategy: tf.distribute.Strategy) -> "Pipeline":
+        """Returns a pipeline of the same rows, whose images lie on the device of each of a strategy's replicas.
+
+        Its elements hold "index", int64 [B], in place of "image": the image's position in `resident`. Only such numbers
+        travel to the devices in each step.
+
+        Raises:
+          ValueError: the images stay in files.
+        """
+        if self._images is None:
+            raise ValueError("on_devices: expected images in memory, received some that stay in files")
+        other, images = copy.copy(self), self._images
+
+        @tf.function(autograph=False)
+        def place() -> Any:
+            return strategy.run(lambda: tf.identity(images))
+
+        other.resident = place()
+        other._images = None
+        return other
+
+    def batch(self, seed: int, epoch: int, number: int = 0) -> dict[str, tf.Tensor]:
+        """Returns one batch of an epoch as `epoch` does, by its number from 0, its images with it in any case."""
+        batch = next(iter(self.epoch(seed, epoch, skip_steps=number)))
+        if self.resident is not None:
+            images = getattr(self.resident, "values", (self.resident,))[0]  # of several replicas, the first's
+            batch = {"image": tf.gather(images, batch.pop("index")), **batch}
+        return batch
+
+    def of_worker(self, worker: int, workers: int) -> "Pipeline":
+        """Returns a pipeline of the same images, not copied, that gives one worker's rows of every batch.
+
+        Its elements hold `batch_size / workers` rows, the `worker`-th part of the global batch's; `batch_size` stays
+        that of the global batch.
+        """
+        if not 0 <= worker < workers:
+            raise ValueError(f"expected a worker 0..{workers - 1}, received {worker}")
+        other = copy.copy(self)
+        other._worker, other._workers = worker, workers
         return other
 
     def epoch(self, seed: int, epoch: int, *, skip_steps: int = 0) -> tf.data.Dataset:
@@ -107,12 +156,16 @@ class Pipeline:
             own["share"] = rows.share
         own = {name: np.resize(values, shape) for name, values in own.items()}  # fills the last batch from the start
         own["weight"] = (np.arange(math.prod(shape)) < len(rows)).astype(np.float32).reshape(shape)
-        own = {name: values[skip_steps:] for name, values in own.items()}
+        if self.batch_size % self._workers:
+            raise ValueError(f"expected a batch of {self._workers} equal parts, received {self.batch_size}")
+        part = self.batch_size // self._workers
+        here = slice(self._worker * part, (self._worker + 1) * part)
+        own = {name: values[skip_steps:, here] for name, values in own.items()}
         images, labels, stored = self._images, self._labels, self._stored
 
         def gather(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             index = batch.pop("index")
-            pixels = {} if stored else {"image": tf.gather(images, index)}
+            pixels = {} if stored else {"index": index} if images is None else {"image": tf.gather(images, index)}
             return {**pixels, "label": tf.gather(labels, index), **batch}
 
         with tf.device("CPU:0"):

@@ -43,7 +43,7 @@ from bloodcell.train.profiler import Profiler
 from bloodcell.train.progress import Progress
 from bloodcell.train.saving import Saver
 from bloodcell.train.stages import Stage
-from bloodcell.train.state import State, identity, same_run
+from bloodcell.train.state import State, facts, identity, same_run
 from bloodcell.train.stopping import StopRequest
 from bloodcell.train.strategy import Runtime
 from bloodcell.train.tensorboard import Board
@@ -91,23 +91,31 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
     # ---- Data --------------------------------------------------------------------------------------------------------
     rows = balance.rows(train, config.balance, shares=split.shares(config.split), seed=config.seed,
                         augmenter=_augmenter(balance.policy(config.balance), runtime, config.seed))
-    every_image = Pipeline(train, batch_size=config.batch_size, rows=rows)
+    every_image = Pipeline(train, batch_size=config.batch_size, rows=rows).of_worker(runtime.worker, runtime.workers)
+    if runtime.keeps(train, config.cache):
+        every_image = every_image.on_devices(runtime.strategy)
     pipelines = [every_image.of_batch_size(each.batch_size) for each in rules]
-    val_pipeline = Pipeline(val, batch_size=config.batch_size)
+    val_pipeline = Pipeline(val, batch_size=config.batch_size).of_worker(runtime.worker, runtime.workers)
+    if runtime.keeps(val, config.cache):
+        val_pipeline = val_pipeline.on_devices(runtime.strategy)
     steps = [1 if config.dry_run else pipeline.num_batches for pipeline in pipelines]
     whole = [stage.epochs * number for stage, number in zip(plan, steps, strict=True)]  # steps of each stage
 
     # ---- Model, new or resumed ---------------------------------------------------------------------------------------
     store = checkpoints.Checkpoints(run_dir, keep=config.keep)
-    if not config.dry_run:
+    writes = runtime.chief and not config.dry_run
+    if writes:
         store.set_damaged_aside(_warn)
     own = identity(config, runtime.precision, train, val)
+    # other workers look for a checkpoint when the chief has set aside what is damaged
+    runtime.check_agreement({**facts(own), "--jit": runtime.jit})
     resumed = store.has("last") and not config.dry_run
     state, changed = same_run(store.meta("last"), own, run_dir, config.allow_changed) if resumed else (State(), [])
     if changed:
         _fit_into(state, plan, steps, run_dir)
         _warn(f"going on although it is allowed to differ: {', '.join(changed)}")
-    progress = Progress(config.progress, sum(whole),
+    runtime.check_agreement({f"the checkpoint in {run_dir}": state})
+    progress = Progress(config.progress if runtime.chief else "none", sum(whole),
                         sum(whole[:state.stage]) + steps[state.stage] * state.stage_epoch + state.epoch_step)
     progress.say(f"resuming {run_dir} after {_place(state)}" if resumed else f"building {config.model}...")
     with runtime.strategy.scope():
@@ -120,7 +128,7 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
         freezing.apply(model, **stage.freezing())
     if resumed and state.stage_over:  # else the optimizer must be read as well, when its stage has made it
         store.restore("last", model, averaged=averaged)
-    if not config.dry_run:
+    if writes:
         metrics_log.keep_until(run_dir, state.epoch)
         if not resumed:
             checkpoints.save_model_file(run_dir, name=config.model, head=config.head, image_size=config.image_size,
@@ -128,10 +136,10 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                                         weights=models.weights_sources(config.model, config.weights))
 
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
+        stop = stack.enter_context(StopRequest(follows=not runtime.chief))
         stack.enter_context(progress)
-        board = None if config.dry_run else stack.enter_context(Board(run_dir))
-        profiler = Profiler(None if config.dry_run else profile_window(config.profile_steps), run_dir)
+        board = stack.enter_context(Board(run_dir)) if writes else None
+        profiler = Profiler(profile_window(config.profile_steps) if writes else None, run_dir)
         stack.callback(profiler.stop)
         saver = stack.enter_context(Saver(store, step=state.step))
 
@@ -161,13 +169,13 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
             eval_step = step.eval_step(model, inputs=val_inputs, loss=loss, runtime=runtime)
 
             def save(which: str = "last", optimizer: Any = optimizer) -> None:
-                if not config.dry_run:
+                if writes:
                     rest = (optimizer, averaged) if which == "last" else ()
                     saver.save(which, {**own, "state": dataclasses.asdict(state)}, model, *rest)
 
             watch = Watch(board, functools.partial(_last_rate, rate, optimizer), accelerators(runtime.replicas))
             around = epochs.Around(state, progress, profiler, watch, saver, stop, save,
-                                   0 if config.dry_run else config.checkpoint_seconds, average)
+                                   config.checkpoint_seconds if writes else 0, average)
 
             # ---- Epochs ----------------------------------------------------------------------------------------------
             compiling = pictured = True
@@ -178,7 +186,7 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                 batches = pipeline.epoch(config.seed, epoch, skip_steps=state.epoch_step).take(left)
                 try:
                     stop.check()
-                    learned = epochs.train(train_step, runtime.strategy.experimental_distribute_dataset(batches),
+                    learned = epochs.train(train_step, runtime.distribute(batches, pipeline.resident),
                                            around, steps=steps[index], compiling=compiling and left > 0)
                     compiling = compiling and not left
                     if board and pictured:
@@ -193,7 +201,7 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                     # ---- Validation ----------------------------------------------------------------------------------
                     progress.validating()
                     val_batches = val_pipeline.in_order().take(1) if config.dry_run else val_pipeline.in_order()
-                    val_batches = runtime.strategy.experimental_distribute_dataset(val_batches)
+                    val_batches = runtime.distribute(val_batches, val_pipeline.resident)
                     measured, of_average = epochs.validate(eval_step, val_batches, stop), None
                     if average and average.ready:
                         with average.swapped():
@@ -205,6 +213,9 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                     saver.wait()
                     raise Stopped(stopped.number, _how_to_go_on(state, run_dir)) from None
                 except NotFinite as error:
+                    if not runtime.chief:  # the chief saves the batch
+                        raise InputError(f"training: expected a finite {error.what}, received {error.value} at step "
+                                         f"{error.step}; the first worker says what to do") from None
                     saver.wait()
                     batch = _inspected(run_dir, stage_inputs, pipeline, seed=config.seed, epoch=epoch,
                                        number=error.step - (state.step - state.epoch_step) - 1)
@@ -215,7 +226,8 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                         f"batch is now {batch}; {good}, try a lower lr, adamw(clipnorm=1.0), or --precision=float32"
                         ) from None
                 record = {"stage": index + 1, "epoch": epoch, "step": state.step, **learned, **measured,
-                          "lr": _last_rate(rate, optimizer), "seconds": round(time.monotonic() - began, 3)}
+                          "lr": _last_rate(rate, optimizer), "traces": _traces(train_step),
+                          "seconds": round(time.monotonic() - began, 3)}
                 progress.say(shown.line(record, stage_epoch, stage, len(plan)))
                 if config.dry_run:
                     continue
@@ -234,7 +246,8 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
                     with average.swapped():
                         save("average")
                 record["checkpoint_seconds"] = round(saver.seconds_waited - waited, 3)
-                metrics_log.append(run_dir, record)
+                if runtime.chief:
+                    metrics_log.append(run_dir, record)
                 if board:
                     board.scalars({name: value for name, value in record.items() if name not in ("stage", "epoch")},
                                   epoch)
@@ -251,7 +264,7 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
             raise Stopped(stop.asked, _how_to_go_on(state, run_dir))
 
     # ---- The result --------------------------------------------------------------------------------------------------
-    if not config.dry_run:
+    if writes:  # the others end here, and might read it before it is written
         store.restore("best", model)
     return model
 
@@ -284,8 +297,14 @@ def _augmenter(policy: str, runtime: Runtime, seed: int) -> balance.Augmenter:
     return made
 
 
+def _traces(train_step: Any) -> int:
+    """Returns how often the step was traced, and hence compiled, by this process: once, if all is well."""
+    count = getattr(train_step, "experimental_get_tracing_count", None)
+    return count() if count else 0
+
+
 def _traced(train_step: Any, pipeline: Pipeline, runtime: Runtime) -> Any:
-    batch = next(iter(runtime.strategy.experimental_distribute_dataset(pipeline.in_order().take(1))))
+    batch = next(iter(runtime.distribute(pipeline.in_order().take(1), pipeline.resident)))
     return train_step.get_concrete_function(batch, tf.constant(0, tf.int64))
 
 
@@ -314,7 +333,7 @@ def _how_to_go_on(state: State, run_dir: pathlib.Path) -> str:
 def _inspected(run_dir: pathlib.Path, inputs: step.Inputs, pipeline: Pipeline, number: int, *, seed: int,
                epoch: int) -> pathlib.Path:
     """Writes the batch of that number of an epoch, from 0, as the data gave it and as the network saw it."""
-    batch = next(iter(pipeline.epoch(seed, epoch, skip_steps=number)))
+    batch = pipeline.of_worker(0, 1).batch(seed, epoch, number)  # the whole of it
     images, targets = inputs(batch, tf.constant(epoch, tf.int64))
     arrays = {**{name: value.numpy() for name, value in batch.items()},
               "augmented": tf.cast(images, tf.float32).numpy(), "targets": targets.numpy()}

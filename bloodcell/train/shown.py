@@ -44,7 +44,7 @@ def augmented(inputs: step.Inputs, pipeline: Pipeline, runtime: Runtime, *, view
 
     The views of an image stand side by side.
     """
-    batch = next(iter(pipeline.epoch(seed, epoch)))
+    batch = pipeline.batch(seed, epoch)
     rows = pipeline.batch_size // runtime.replicas  # a replica's share: its program is compiled already
     if runtime.jit == "step":  # there the augmentation is part of the step's program, and has none of its own
         inputs = tf.function(inputs, jit_compile=True, autograph=False)

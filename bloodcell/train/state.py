@@ -118,6 +118,12 @@ def identity(config: Config, precision: str, train: ImageSet, val: ImageSet) -> 
             "keras": keras.__version__, "numpy": np.__version__}
 
 
+def facts(own: dict[str, Any]) -> dict[str, Any]:
+    """Returns what an `identity` says, by names for people."""
+    return {**{f"--{name}": value for name, value in own["config"].items()},
+            **{said: own[name] for name, said in _FIELDS.items()}}
+
+
 def same_run(meta: dict[str, Any], own: dict[str, Any], run_dir: pathlib.Path, allowed: str) -> tuple[State, list[str]]:
     """Returns the state that a checkpoint holds, where it belongs to this very run.
 

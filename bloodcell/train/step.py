@@ -53,16 +53,20 @@ def inputs(policy: Policy, runtime: Runtime, seed: int, *, num_classes: int, mix
       views: 1, the augmented image; or 3, the image itself and two augmentations drawn independently.
 
     Returns:
-      `inputs(batch, epoch)`: images [views * B, H, W, 3] in the compute dtype, all of the first view first, and float32
-      targets [B, C]. The policy draws the last view as for another image, with the id `view_ids` gives. Where a batch
-      has shares, an image that is not `active` is neither augmented nor mixed.
+      `inputs(batch, epoch)`, of a batch with "image", uint8 [B, H, W, 3], or with "set" and "index", of which it takes
+      the images on the device: images [views * B, H, W, 3] in the compute dtype, all of the first view first, and
+      float32 targets [B, C]. The policy draws the last view as for another image, with the id `view_ids` gives. Where a
+      batch has shares, an image that is not `active` is neither augmented nor mixed.
     """
     dtype = keras.config.dtype_policy().compute_dtype
+    # by XLA in any case: TensorFlow itself gathers uint8 on the CPU only, and would bring the whole set there
+    taken = tf.function(tf.gather, jit_compile=True) if runtime.jit == "off" else tf.gather
     if mixer is not None and mixer.identity:
         mixer = None
 
     def make(batch: Batch, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, ids = batch["image"], batch["id"]
+        ids = batch["id"]
+        images = taken(batch["set"], batch["index"]) if "set" in batch else batch["image"]
         targets = tf.one_hot(batch["label"], num_classes)
         on = active(ids, batch["share"], epoch=epoch, seed=seed) if "share" in batch else None
         if views == 1:
@@ -179,7 +183,7 @@ def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, *, inp
             if runtime.replicas > 1:
                 grads = replica.all_reduce("sum", grads)
                 if statistics:
-                    means = replica.all_reduce("mean", [variable.value for variable in statistics])
+                    means = replica.all_reduce("mean", [tf.identity(variable.value) for variable in statistics])
                     for variable, mean in zip(statistics, means, strict=True):
                         variable.assign(mean)
             norm = tf.linalg.global_norm([tf.cast(grad, tf.float32) for grad in grads])

@@ -15,12 +15,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """Catches the signals while it is entered; outside of Python's main thread, which gets none, it does nothing.
 
+    Args:
+      follows: this worker leaves a first signal to the chief, who saves and goes; then this one has to go as well.
+
     Attributes:
       asked: the signal that asked for a stop, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, follows: bool = False) -> None:
         self.asked: signal.Signals | None = None
+        self._follows = follows
         self._at_once = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -50,6 +54,11 @@ class StopRequest:
             self._at_once = False
 
     def _received(self, number: int, frame: FrameType | None) -> None:
+        if self._follows:
+            self._follows = False
+            name = signal.Signals(number).name
+            os.write(2, f"{name}: ends when the first worker does, once more stops at once\n".encode())
+            return
         again, self.asked = self.asked is not None, signal.Signals(number)
         if again or self._at_once:
             raise Stopped(self.asked)

@@ -44,7 +44,7 @@ class Watch:
     def __init__(self, board: Board | None, rate: Callable[[], float], devices: Sequence[str] = ()):
         self._board, self._rate, self._devices = board, rate, devices
         self._shown = 0.0
-        self.begin_epoch(())
+        self.begin_epoch([0.0] * 5)
 
     def begin_epoch(self, sums: Sequence[float]) -> None:
         """Starts to count an epoch, of which earlier processes have counted `sums`."""

@@ -4,6 +4,7 @@ import builtins
 import contextlib
 import os
 import pathlib
+from typing import Any
 
 from bloodcell import files
 
@@ -28,7 +29,8 @@ class Disk:
         self.counts = dict.fromkeys(self.KINDS, 0)
         self.dead = False
         self._kind, self._number, self._error = kind, number, error
-        self._real = {"open": builtins.open, "fsync": os.fsync, "replace": os.replace, "unlink": pathlib.Path.unlink}
+        self._real: dict[str, Any] = {"open": builtins.open, "fsync": os.fsync, "replace": os.replace,
+                                      "unlink": pathlib.Path.unlink}
         monkeypatch.setattr(files, "open", self._open, raising=False)
         monkeypatch.setattr(os, "fsync", lambda *args: self._do("fsync", *args))
         monkeypatch.setattr(os, "replace", lambda *args: self._do("replace", *args))

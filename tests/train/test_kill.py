@@ -47,6 +47,12 @@ def assert_same_bits(one, other):
             assert all(left[name].tobytes() == right[name].tobytes() for name in left.files if name != "meta"), which
 
 
+def with_graph(function, step_function):
+    """Lets a function that stands for a step be drawn as that step's graph."""
+    function.get_concrete_function = getattr(step_function, "get_concrete_function", None)
+    return function
+
+
 @pytest.fixture
 def every_step(monkeypatch):
     """Makes a checkpoint after every step."""
@@ -77,8 +83,7 @@ def test_a_run_killed_at_two_dozen_random_points_ends_with_the_same_bits(tmp_pat
                     if now:
                         disk.fail()
                     return result
-                counted.get_concrete_function = take.get_concrete_function
-                return counted
+                return with_graph(counted, take)
             patch.setattr(step, "train_step", deadly)
             try:
                 loop.fit(config, RUNTIME, train, val, run_dir)
@@ -117,7 +122,7 @@ def test_whatever_operation_of_the_disk_is_the_last_a_whole_checkpoint_is_there(
                 Disk(patch, kind, number)
                 with pytest.raises(Killed):
                     save_two(folder)
-            store, said = Checkpoints(folder, keep=1), []
+            store, said = Checkpoints(folder, keep=1), list[str]()
             store.set_damaged_aside(said.append)
             assert not said  # a file bears its name only when it is whole
             if store.has("last"):
@@ -198,8 +203,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, make_images, make_config
             if next(calls) == at:
                 os.kill(os.getpid(), signal.SIGTERM)
             return function(batch, epoch)
-        calling.get_concrete_function = getattr(function, "get_concrete_function", None)
-        return calling
+        return with_graph(calling, function)
     with monkeypatch.context() as patch:
         if "step" in moment:
             patch.setattr(step, "train_step", lambda *args, **kwargs: hit(make(*args, **kwargs)))
@@ -310,9 +314,8 @@ def test_the_program_killed_by_every_signal_ends_with_the_bits_of_another_run(tm
             assert process.returncode == 128 + number, err
             assert err.splitlines()[-1].startswith(f"stopped by {number.name}: everything is saved, after epoch ")
             assert "Traceback" not in err
-            command = re.search(r"python (main\.py .*)$", err.splitlines()[-1])
-            assert command is not None
-    other = subprocess.run([sys.executable, *command[1].split(), "--progress=none"], cwd=REPO, check=False,
+            command = re.findall(r"python (main\.py .*)$", err.splitlines()[-1])[0]
+    other = subprocess.run([sys.executable, *command.split(), "--progress=none"], cwd=REPO, check=False,
                            capture_output=True, text=True, timeout=200)
     assert other.returncode == 0, other.stderr
     assert whole.wait(timeout=200) == 0
