@@ -1,6 +1,7 @@
 """`python -m benchmarks {ops,policies,input,all,report}`: ours against the libraries people use, side by side.
 
-`input` is ours alone: images in memory against TFRecords that are streamed.
+`input` is ours alone: images in memory, on the device, and in TFRecords that are streamed, against a training that
+reads nothing.
 
 Prints a table and the verdicts on the goals; writes strict JSON (--json), and a page with charts (--results). Peers
 that are not installed (`pip install -e '.[benchmarks,addons]'`) are named and left out. `report` only draws the page

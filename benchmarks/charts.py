@@ -14,10 +14,10 @@ from benchmarks import verdicts
 STYLE = {
     "xla": ("#D55E00", "o"), "eager": ("#E69F00", "o"), "keras": ("#0072B2", "s"), "tfa": ("#56B4E9", "D"),
     "dali": ("#009E73", "^"), "albumentations": ("#CC79A7", "v"), "pillow": ("#555555", "P"),
-    "memory": ("#0072B2", "s"), "tfrecord": ("#D55E00", "o"),
+    "memory": ("#0072B2", "s"), "device": ("#009E73", "^"), "tfrecord": ("#D55E00", "o"), "repeated": ("#555555", "P"),
 }
 OURS = {"xla": "bloodcell, compiled", "eager": "bloodcell, eager", "memory": "images in memory",
-        "tfrecord": "TFRecords, streamed"}
+        "device": "images on the device", "tfrecord": "TFRecords, streamed", "repeated": "one batch repeated"}
 _INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
 Rates = Mapping[tuple[str, str], float]
 
@@ -26,7 +26,8 @@ def png(suite: str, result: Mapping[str, Any]) -> bytes:
     """Returns a suite's chart as a PNG file."""
     of = {(case, name): rate for (_, case, name), rate in verdicts.rates(result["rows"]).items()}
     titles = {**OURS, **{name: peer["title"] for name, peer in result["peers"].items()}}
-    figure = _ops(of, titles) if suite == "ops" else _policies(of, titles, result)
+    figure = (_ops(of, titles) if suite == "ops" else _policies(of, titles, result) if suite == "policies" else
+              _input(of, titles, result))
     hardware = result["hardware"]
     where = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"][:1]])
     what = {"ops": "One op at a time", "policies": "Whole policies", "input": "Feeding a training"}[suite]
@@ -42,14 +43,18 @@ def png(suite: str, result: Mapping[str, Any]) -> bytes:
 
 def _figure(inches: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(10.5, inches), dpi=130, facecolor="white")
-    axes = figure.add_axes((0.20, 0.62 / inches, 0.68, 1 - (1.25 + 0.62) / inches))
+    return figure, _axes(figure, 0.62, inches - 1.25 - 0.62)
+
+
+def _axes(figure: Figure, bottom: float, inches: float) -> Axes:
+    axes = figure.add_axes((0.20, bottom / figure.get_figheight(), 0.68, inches / figure.get_figheight()))
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_GRID)
     axes.tick_params(which="both", length=0, colors=_INK, labelsize=9)
     axes.grid(axis="x", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
 
 
 def _ops(of: Rates, titles: Mapping[str, str]) -> Figure:
@@ -116,6 +121,54 @@ def _policies(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("images per second", color=_MUTED, fontsize=9)
     _legend(figure, axes, titles)
+    return figure
+
+
+def _input(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -> Figure:
+    """Pipelines alone, a marker for each side on a logarithmic axis; under them the trainings, in bars from zero."""
+    cases = list(dict.fromkeys(case for case, _ in of))
+    trainings = [case for case in cases if case.startswith("training")]
+    alone = [case for case in cases if case not in trainings]
+    parts = {(row["case"], row["implementation"]): row["part_of_baseline"]["median"] for row in result["rows"]
+             if "part_of_baseline" in row}
+    bars = [(case, name, rate) for case in trainings
+            for rate, name in sorted(((rate, name) for (each, name), rate in of.items() if each == case), reverse=True)]
+    above, below = 0.5 * len(alone), 0.32 * len(bars)
+    figure = Figure(figsize=(10.5, 1.87 + above + below + (0.75 if alone and bars else 0.0)), dpi=130,
+                    facecolor="white")
+    if alone:
+        axes = _axes(figure, figure.get_figheight() - 1.25 - above, above)
+        for place, case in enumerate(reversed(alone)):
+            rates = {name: of[case, name] for name in STYLE if (case, name) in of}
+            axes.plot([min(rates.values()), max(rates.values())], [place, place], color="#d0d0d0", linewidth=1.2,
+                      zorder=1)
+            for name, rate in rates.items():
+                colour, marker = STYLE[name]
+                axes.scatter(rate, place, s=60, marker=marker, color=colour, zorder=3,
+                             label=titles[name] if name not in _labelled(axes, titles) else None)
+                axes.annotate(f"{rate:,.0f}", (rate, place), xytext=(0, 8), textcoords="offset points", ha="center",
+                              fontsize=8.5, color=_INK)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_yticks(range(len(alone)), list(reversed(alone)))
+        axes.set_ylim(-0.5, len(alone) - 0.3)
+        axes.margins(x=0.08)
+        axes.set_xlabel("images per second of the pipeline alone, logarithmic", color=_MUTED, fontsize=9)
+        _legend(figure, axes, titles)
+    if bars:
+        axes = _axes(figure, 0.62, below)
+        for place, (case, name, rate) in enumerate(reversed(bars)):
+            axes.barh(place, rate, height=0.8, color=STYLE[name][0])
+            part = f" = {parts[case, name]:.1%} of one batch repeated" if (case, name) in parts else ""
+            inside = rate > 0.6 * max(rate for _, _, rate in bars)  # there is room in the bar
+            axes.annotate(f"{titles[name]}: {rate:,.0f}{part}", (0 if inside else rate, place), xytext=(8, 0),
+                          textcoords="offset points", va="center", fontsize=9, color="white" if inside else _INK,
+                          fontweight="bold" if inside else "normal")
+        axes.set_yticks([(len(bars) - 1) - sum(place for place, bar in enumerate(bars) if bar[0] == case)
+                         / sum(bar[0] == case for bar in bars) for case in trainings], trainings)
+        axes.set_ylim(-0.6, len(bars) - 0.4)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_xlabel("images per second under a training step", color=_MUTED, fontsize=9)
     return figure
 
 

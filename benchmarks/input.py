@@ -1,20 +1,24 @@
-"""Suite `input`: images in memory against TFRecords that are streamed, alone and under a training step.
+"""Suite `input`: images in memory, on the device, and in TFRecords that are streamed, alone and under a training step.
 
-Both sides feed the same images in the same order; they differ in `--cache` and in nothing else.
+All sides feed the same images in the same order; they differ in `--cache` and in nothing else. A training has one more
+contestant: the same step on one batch again and again, a tensor already, so that nothing is left to feed.
 """
 
 import itertools
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from benchmarks import streaming
 from benchmarks.timing import Contestant, race
+
+if TYPE_CHECKING:
+    from bloodcell.data.pipeline import Pipeline
 
 SECONDS = 60.0  # a contestant's timed runs of one case
 BATCH = 64  # as the recipes have it
@@ -24,13 +28,13 @@ MODEL = "mobilenet_v3_small"  # the fastest of the backbones: it leaves the leas
 POLICY = "flip | rotate(180) | zoom(0.2) | randaugment(n=2, m=4)"
 PIPELINE_STEPS, TRAIN_STEPS = 100, 40  # batches of a run
 TRAIN = "training, jpeg"
-SIDES = {"memory": "memory", "tfrecord": "none"}  # implementation: --cache
+REPEATED = "repeated"  # the contestant without input
 PEAK = "peak memory"
 
 
 def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
         tell: Callable[[str], None]) -> dict[str, Any]:
-    """Races both sides case by case.
+    """Races the sides case by case.
 
     Args:
       present: the peers; none takes part.
@@ -40,7 +44,8 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
       tell: called with lines of progress.
 
     Returns:
-      `rows`; `streams`, what an epoch takes in memory, streamed, and streamed from ten times as many images; `batch`.
+      `rows`, those of a training with their part of the rate of `REPEATED`; `streams`, what an epoch takes in memory,
+      streamed, and streamed from ten times as many images; `batch`.
     """
     del present
     rows: list[dict[str, Any]] = []
@@ -58,7 +63,7 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
         for case, (encoding, contestants) in cases.items():
             if re.search(only, case):
                 rows += race("input", contestants(case, pattern(IMAGES, encoding)), samples=samples, seconds=seconds,
-                             tell=tell)
+                             baseline=REPEATED, tell=tell)
         if re.search(only, PEAK):
             for count, cache in ((IMAGES, "memory"), (IMAGES, "none"), (LARGE, "none")):
                 streams.append(streaming.measure(pattern(count, "jpeg"), cache))
@@ -66,11 +71,20 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
     return {"rows": rows, "streams": streams, "batch": BATCH}
 
 
-def _batches(pattern: str, cache: str, steps: int) -> tuple[tf.data.Dataset, int]:
-    """Returns the first batches of an epoch, again in each loop over them, and how many there are."""
+def _sides(pattern: str, strategy: tf.distribute.Strategy) -> dict[str, "Pipeline"]:
+    """Returns the set as each side has it: with `--cache=memory`, `device` and `none`."""
     from bloodcell.data import demo, tfrecord
     from bloodcell.data.pipeline import Pipeline
-    pipeline = Pipeline(tfrecord.load(pattern, cache=cache, class_names=demo.CLASS_NAMES), batch_size=BATCH)
+
+    def load(cache: str) -> Pipeline:
+        return Pipeline(tfrecord.load(pattern, cache=cache, class_names=demo.CLASS_NAMES), batch_size=BATCH)
+
+    memory = load("memory")
+    return {"memory": memory, "device": memory.on_devices(strategy), "tfrecord": load("none")}
+
+
+def _first(pipeline: "Pipeline", steps: int) -> tuple[tf.data.Dataset, int]:
+    """Returns the first batches of an epoch, again in each loop over them, and how many there are."""
     steps = min(steps, pipeline.num_batches)
     return pipeline.epoch(0, 0).take(steps), steps
 
@@ -82,12 +96,17 @@ def _feeding(case: str, pattern: str) -> list[Contestant]:
                 pass
         return run
 
-    sides = {name: _batches(pattern, cache, PIPELINE_STEPS) for name, cache in SIDES.items()}
+    sides = {name: _first(pipeline, PIPELINE_STEPS)
+             for name, pipeline in _sides(pattern, tf.distribute.get_strategy()).items()}
     return [Contestant(case, name, steps * BATCH, feed(batches)) for name, (batches, steps) in sides.items()]
 
 
 def _training(case: str, pattern: str) -> list[Contestant]:
-    """One network and one compiled step, fed in turns from both sides."""
+    """One network and one compiled step, fed in turns from all sides.
+
+    The step is traced and compiled twice, for batches with images and for those with their positions on the device. The
+    first call of each contestant, which is not timed, sees to that.
+    """
     from bloodcell import augment, models
     from bloodcell.data import demo
     from bloodcell.train import losses, optimizers, step, strategy
@@ -103,13 +122,22 @@ def _training(case: str, pattern: str) -> list[Contestant]:
                                  class_weights=np.ones(classes, np.float32), runtime=runtime)
     numbers = itertools.count()
 
-    def train(batches: tf.data.Dataset) -> Callable[[int], None]:
+    def train(batches: Iterable[Any]) -> Callable[[int], None]:
         def run(_: int) -> None:
             epoch = tf.constant(next(numbers), tf.int64)
-            results = [train_step(batch, epoch)
-                       for batch in runtime.strategy.experimental_distribute_dataset(batches)]
-            tf.stack(results).numpy()
+            tf.stack([train_step(batch, epoch) for batch in batches]).numpy()
         return run
 
-    sides = {name: _batches(pattern, cache, TRAIN_STEPS) for name, cache in SIDES.items()}
-    return [Contestant(case, name, steps * BATCH, train(batches)) for name, (batches, steps) in sides.items()]
+    contestants = []
+    pipelines = _sides(pattern, runtime.strategy)
+    for name, pipeline in pipelines.items():
+        batches, steps = _first(pipeline, TRAIN_STEPS)
+        contestants.append(Contestant(case, name, steps * BATCH, train(runtime.distribute(batches, pipeline.resident))))
+    batch = _placed(pipelines["memory"].batch(0, 0), runtime.strategy)
+    steps = min(TRAIN_STEPS, pipelines["memory"].num_batches)
+    return [*contestants, Contestant(case, REPEATED, steps * BATCH, train([batch] * steps))]
+
+
+def _placed(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:
+    """Returns a batch on the device that trains."""
+    return tf.function(lambda: strategy.run(lambda: tf.nest.map_structure(tf.identity, batch)), autograph=False)()

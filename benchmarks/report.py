@@ -9,7 +9,8 @@ from benchmarks import charts, verdicts
 from bloodcell.files import write_atomically
 
 SUITES = ("ops", "policies", "input")
-OURS = {"xla": "ours, compiled", "eager": "ours, eager", "memory": "in memory", "tfrecord": "TFRecords, streamed"}
+OURS = {"xla": "ours, compiled", "eager": "ours, eager"}
+FEEDS = {"memory": "in memory", "device": "on the device", "tfrecord": "streamed", "repeated": "one batch repeated"}
 Result = dict[str, Any]
 
 
@@ -85,7 +86,10 @@ def markdown(results: Mapping[str, Result]) -> str:
                            f"{each['peak_mib']:,}", f"{each['load_seconds']:.1f}", f"{each['epoch_seconds']:.1f}")
                           for each in result["streams"]])]
         parts.append(_conditions(result))
-    parts += ["## Method", _METHOD, _peers(everything)]
+    parts += ["## Method", _METHOD]
+    raced = [result for suite, result in results.items() if suite != "input"]
+    if raced:  # no peer takes part in `input`: which of them were installed for it says nothing about the figures
+        parts.append(_peers(merge(raced)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,12 +97,13 @@ _METHOD = """\
 Everybody starts with the same rendered cells, uint8 in memory, and ends with uint8 or float32 images in host memory.
 A first call (tracing, compiling) is timed apart and a second warms up; then the contestants of a case take turns, A B
 A B, so that a busy machine slows them alike. In `ops`, a case is an op at 0.4 of its range for all samples; in
-`policies`, all take turns in one round; in `input`, the same images come in the same order from memory and from
-TFRecords (512 rendered cells, turned, rolled, lighter or darker each time), alone or into the step of one network
-(MobileNetV3-small, augmented), and the first read, which checks the files, is not timed. Slow contestants have fewer
-runs (`samples` in the JSON), never fewer than three. A run lasts a fifth of a second at least, over as many batches as
-that takes: what follows a pause or somebody else's work is slow at first. Pipelines, which work ahead, begin and end
-within the run."""
+`policies`, all take turns in one round; in `input`, the same images come in the same order from memory, from the
+device, where the set lies and to which only positions travel, and from TFRecords (512 rendered cells, turned, rolled,
+lighter or darker each time), alone or into the step of one network (MobileNetV3-small, augmented), and the first read,
+which checks the files, is not timed. `one batch repeated` is the same step without any input; the others' parts of its
+rate are medians over the turns, each of the runs of that turn. Slow contestants have fewer runs (`samples` in the
+JSON), never fewer than three. A run lasts a fifth of a second at least, over as many batches as that takes: what
+follows a pause or somebody else's work is slow at first. Pipelines, which work ahead, begin and end within the run."""
 
 
 def _titles(result: Result) -> dict[str, str]:
@@ -120,11 +125,19 @@ def _rates(result: Result) -> str:
 
 
 def _feeds(result: Result) -> str:
-    """A row for each case: from memory, streamed, and how much of the one the other is."""
-    of = {(case, name): rate for (_, case, name), rate in verdicts.rates(result["rows"]).items()}
-    table = [(f"`{case}`", f"{of[case, 'memory']:,.0f}", f"{of[case, 'tfrecord']:,.0f}",
-              f"{of[case, 'tfrecord'] / of[case, 'memory']:.2f}x") for case in dict.fromkeys(case for case, _ in of)]
-    return _table(("case", "in memory", "streamed", "streamed to in memory"), table)
+    """A row for each case, a column for each side; in a training, with its part of the rate of one batch repeated."""
+    found = {(row["case"], row["implementation"]): row for row in result["rows"]}
+    sides = [name for name in FEEDS if any(name == each for _, each in found)]
+
+    def cell(row: Mapping[str, Any] | None) -> str:
+        if row is None:
+            return ""
+        part = f" ({row['part_of_baseline']['median']:.1%})" if "part_of_baseline" in row else ""
+        return f"{row['images_per_second']['median']:,.0f}{part}"
+
+    return _table(("case", *(FEEDS[name] for name in sides)), [
+        (f"`{case}`", *(cell(found.get((case, name))) for name in sides))
+        for case in dict.fromkeys(case for case, _ in found)])
 
 
 def _losses(result: Result) -> str:

@@ -8,7 +8,7 @@ What belongs here: turns, clocks and quartiles. Who runs what belongs to the sui
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Contestant:
     lengthen: Callable[[int], Callable[[int], Any]] | None = None
 
 
-def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds: float = math.inf,
+def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds: float = math.inf, baseline: str = "",
          tell: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
     """Times contestants in turns.
 
@@ -44,10 +44,13 @@ def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds
       samples: timed runs of each, at most.
       seconds: what a contestant may take for its timed runs; a slow one has fewer of them, but `FEWEST` (or `samples`,
         where that is less). They are spread evenly over the race.
+      baseline: an implementation, where it takes part, whose rate the others' are divided by turn by turn: what slows
+        both in one turn is left out, which it is not where medians are divided.
       tell: called with a line of progress.
 
     Returns:
-      A row for each: suite, case, implementation, images_per_second {median, q1, q3}, compile_seconds, samples.
+      A row for each: suite, case, implementation, images_per_second {median, q1, q3}, compile_seconds, samples; and of
+      who is compared with the baseline, part_of_baseline {median, q1, q3}.
     """
     first, counts, ready = [], [], []
     for contestant in contestants:
@@ -60,14 +63,18 @@ def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds
         affordable = samples if math.isinf(seconds) else int(seconds / max(warm, 1e-9))
         counts.append(min(max(affordable, FEWEST), samples))
 
-    durations: list[list[float]] = [[] for _ in ready]
+    durations: list[dict[int, float]] = [{} for _ in ready]  # by turn
     rounds = max(counts, default=0)
     for turn in range(rounds):
         for index, contestant in enumerate(ready):
             if (turn + 1) * counts[index] // rounds > turn * counts[index] // rounds:
-                durations[index].append(_time(contestant, 2 + turn))
-    return [_row(suite, contestant, short.images, of_first, taken)
-            for contestant, short, of_first, taken in zip(ready, contestants, first, durations, strict=True)]
+                durations[index][turn] = _time(contestant, 2 + turn)
+    rates = [{turn: contestant.images / taken for turn, taken in turns.items()}
+             for contestant, turns in zip(ready, durations, strict=True)]
+    base = next((own for contestant, own in zip(ready, rates, strict=True) if contestant.implementation == baseline),
+                None)
+    return [_row(suite, contestant, of_first, own, None if own is base else base)
+            for contestant, of_first, own in zip(contestants, first, rates, strict=True)]
 
 
 def _lengthened(contestant: Contestant, times: int) -> Contestant:
@@ -85,8 +92,18 @@ def _time(contestant: Contestant, step: int) -> float:
     return time.perf_counter() - began
 
 
-def _row(suite: str, contestant: Contestant, images_of_first: int, first: float, taken: list[float]) -> dict[str, Any]:
-    q1, median, q3 = (float(rate) for rate in np.quantile(contestant.images / np.array(taken), [0.25, 0.5, 0.75]))
-    return {"suite": suite, "case": contestant.case, "implementation": contestant.implementation,
-            "images_per_second": {"median": round(median, 1), "q1": round(q1, 1), "q3": round(q3, 1)},
-            "compile_seconds": round(max(first - images_of_first / median, 0.0), 3), "samples": len(taken)}
+def _row(suite: str, contestant: Contestant, first: float, rates: Mapping[int, float],
+         base: Mapping[int, float] | None) -> dict[str, Any]:
+    rate = _quartiles(list(rates.values()))
+    row = {"suite": suite, "case": contestant.case, "implementation": contestant.implementation,
+           "images_per_second": {name: round(value, 1) for name, value in rate.items()},
+           "compile_seconds": round(max(first - contestant.images / rate["median"], 0.0), 3), "samples": len(rates)}
+    if base is not None:  # everybody runs in the last turn
+        parts = _quartiles([rates[turn] / base[turn] for turn in rates if turn in base])
+        row["part_of_baseline"] = {name: round(value, 4) for name, value in parts.items()}
+    return row
+
+
+def _quartiles(values: Sequence[float]) -> dict[str, float]:
+    q1, median, q3 = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75]))
+    return {"median": median, "q1": q1, "q3": q3}

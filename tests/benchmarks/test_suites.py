@@ -2,14 +2,19 @@
 
 import dataclasses
 import json
+from typing import Any
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks import SIDE, memory, ops, ours, peers, policies, report, streaming
 from benchmarks import __main__ as command
 from benchmarks import input as feeding
-from bloodcell import augment, config
+from bloodcell import augment, config, models
 from bloodcell.data import demo
+from bloodcell.train import step
 
 ROW = {"suite", "case", "implementation", "images_per_second", "compile_seconds", "samples"}
 
@@ -70,7 +75,7 @@ def test_policies_measures_the_memory_of_the_compiled_programs(few, tmp_path, mo
     assert 0 < result["memory"][0]["float32_batches"] < 8
 
 
-def test_input_feeds_a_training_from_both_sides_and_measures_memory(few, tmp_path, monkeypatch):
+def test_input_feeds_a_training_from_every_side_and_measures_memory(few, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "RENDERED", 8)
     for name, value in (("IMAGES", 64), ("LARGE", 128), ("PIPELINE_STEPS", 2), ("TRAIN_STEPS", 1), ("POLICY", "flip")):
         monkeypatch.setattr(feeding, name, value)
@@ -83,14 +88,73 @@ def test_input_feeds_a_training_from_both_sides_and_measures_memory(few, tmp_pat
     result = _strict(tmp_path / "out.json")
     assert [(row["case"], row["implementation"]) for row in result["rows"]] == [
         (case, side) for case in ("pipeline, jpeg", "pipeline, png", "training, jpeg")
-        for side in ("memory", "tfrecord")]
+        for side in ("memory", "device", "tfrecord")]
     assert [(each["images"], each["cache"]) for each in result["streams"]] == [
         (64, "memory"), (64, "none"), (128, "none")]
     assert all(100 < each["peak_mib"] < 100_000 for each in result["streams"])
     page = (tmp_path / "results" / "README.md").read_text()
     assert "| images | where | peak memory, MiB |" in page
+    assert "| case | in memory | on the device | streamed |" in page
     assert "| `training, jpeg` |" in page
     assert (tmp_path / "results" / "input.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_takes_the_same_images_from_every_side_and_traces_its_step_twice(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "RENDERED", 8)
+    for name, value in (("BATCH", 4), ("TRAIN_STEPS", 2), ("POLICY", "flip")):
+        monkeypatch.setattr(feeding, name, value)
+    monkeypatch.setattr(models, "build", lambda *_, num_classes, **__: keras.Sequential(
+        [keras.Input((SIDE, SIDE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(num_classes)]))
+    steps: list[Any] = []
+    taken: list[dict[str, tf.Tensor]] = []
+    make = step.train_step
+
+    def train_step(*args, **kwargs):
+        steps.append(make(*args, **kwargs))
+
+        def seen(batch, epoch):
+            taken.append(batch)
+            return steps[-1](batch, epoch)
+        return seen
+
+    monkeypatch.setattr(step, "train_step", train_step)
+    pattern = streaming.write(tmp_path, 16, "png")
+    contestants = {each.implementation: each for each in feeding._training("training, png", pattern)}
+    assert list(contestants) == ["memory", "device", "tfrecord", "repeated"]
+    images = {}
+    for turn in range(3):
+        for name, contestant in contestants.items():
+            taken.clear()
+            contestant.run(turn)
+            images[name] = [(tf.gather(batch["set"], batch["index"]) if "set" in batch else batch["image"]).numpy()
+                            for batch in taken]
+            assert contestant.images == sum(map(len, images[name])) == 8
+    assert steps[0].experimental_get_tracing_count() == 2  # with images, and with their positions: all of it at first
+    np.testing.assert_array_equal(images["device"], images["memory"])
+    np.testing.assert_array_equal(images["tfrecord"], images["memory"])
+    np.testing.assert_array_equal(images["repeated"], [images["memory"][0]] * 2)
+    assert not np.array_equal(*images["memory"])
+    assert all(isinstance(value, tf.Tensor) for value in taken[0].values())
+
+
+def test_page_compares_trainings_with_one_batch_repeated_and_draws_what_there_is(tmp_path):
+    whole = _result("input", [("pipeline, png", "memory", 9000.0), ("pipeline, png", "device", 90000.0),
+                              ("training, png", "memory", 99.0), ("training, png", "device", 50.0),
+                              ("training, png", "repeated", 100.0)])
+    whole["rows"][2]["part_of_baseline"] = {"median": 0.985, "q1": 0.98, "q3": 0.99}
+    old = _result("input", [("pipeline, png", "memory", 9000.0), ("training, png", "memory", 99.0)])
+    only = _result("input", [("training, png", "repeated", 100.0)])
+    for name, result in (("whole", whole), ("old", old), ("only", only)):
+        report.write_json(tmp_path / name / "input.json", result)
+        command.main(["report", f"--results={tmp_path / name}"])
+        assert (tmp_path / name / "input.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "whole" / "README.md").read_text()
+    assert "| case | in memory | on the device | one batch repeated |" in page
+    assert "| `pipeline, png` | 9,000 | 90,000 |  |" in page
+    assert "| `training, png` | 99 (98.5%) | 50 | 100 |" in page
+    old_page = (tmp_path / "old" / "README.md").read_text()
+    assert "| `training, png` | 99 |" in old_page
+    assert "| training from memory at 98% of the rate with one batch repeated, or more | not judged |" in old_page
 
 
 def test_variations_of_rendered_cells_are_all_different():
@@ -139,8 +203,10 @@ def test_page_and_charts_come_from_the_json_alone_with_losses_beside_wins(tmp_pa
     report.write_json(tmp_path / "policies.json", _result(
         "policies", [("v2s", "xla", 2500.0), ("v2s", "keras", 400.0)],
         memory=[{"case": "v2s", "bytes": 10, "float32_batches": 2.5}]))
+    report.write_json(tmp_path / "input.json", {
+        **_result("input", [("pipeline, png", "memory", 9000.0)]), "missing": {"keras": "not where input ran"}})
     command.main(["report", f"--results={tmp_path}"])
-    for suite in ("ops", "policies"):
+    for suite in ("ops", "policies", "input"):
         assert (tmp_path / f"{suite}.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "README.md").read_text()
     assert "| `flip` | 1,000 | 100 | 500 | 2.00x |" in page
@@ -150,3 +216,4 @@ def test_page_and_charts_come_from_the_json_alone_with_losses_beside_wins(tmp_pa
     assert "| v2s | 1.0 | 2.50 |" in page
     assert "A CPU, 2 cores, no GPU; batch 256 at 96x96; 2026-01-01" in page
     assert "| DALI (CPU) | gone |" in page
+    assert "not where input ran" not in page

@@ -59,6 +59,31 @@ def test_few_samples_stay_few(monkeypatch):
     assert race("suite", [contestant("slow")], samples=1, seconds=0.1)[0]["samples"] == 1
 
 
+def test_parts_of_a_baseline_leave_out_what_slows_a_whole_turn(monkeypatch):
+    monkeypatch.setattr(timing, "LONG_ENOUGH", 0.0)
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    slowness = [1.0, 1.0, 1.0, 10.0, 2.0]  # of the machine: the first two calls, and three turns
+
+    def contestant(name, seconds):
+        def run(step):
+            now[0] += seconds * slowness[step]
+        return Contestant("case", name, 10, run)
+
+    fed, free = race("suite", [contestant("fed", 1.25), contestant("free", 1.0)], samples=3, baseline="free")
+    assert fed["part_of_baseline"] == {"median": 0.8, "q1": 0.8, "q3": 0.8}
+    assert "part_of_baseline" not in free
+    alone, = race("suite", [contestant("fed", 1.0)], samples=3, baseline="free")
+    assert "part_of_baseline" not in alone
+
+
+def test_parts_of_a_baseline_are_of_the_turns_that_both_take(monkeypatch):
+    contestant = _clocked(monkeypatch, {"quick": 0.5, "slow": 2.0})
+    slow, quick = race("suite", [contestant("slow"), contestant("quick")], samples=8, seconds=4.0, baseline="quick")
+    assert (slow["samples"], quick["samples"]) == (3, 8)
+    assert slow["part_of_baseline"]["median"] == pytest.approx(0.25)
+
+
 def test_what_is_over_too_soon_runs_again_and_again(monkeypatch):
     now, steps = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
