@@ -41,6 +41,20 @@ class Checkpoints:
         self._folder = run_dir / FOLDER
         self._keep = keep
 
+    def make_folder(self) -> None:
+        """Makes the folder where it is missing; raises InputError."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write {self._folder}: {error.strerror or error}; expected a writable folder, try "
+                             "another --workdir") from None
+
+    def check_folder(self) -> None:
+        """Raises InputError where somebody has deleted the run's folder while it was at work."""
+        if not self._folder.is_dir():
+            raise InputError(f"expected the folder {self._folder} to stay while the run goes on, received a deleted "
+                             "one; start again, and leave it alone")
+
     def path(self, which: str) -> pathlib.Path:
         """Returns where one of `WHICH` lies, or would lie; of several `last` ones the newest."""
         if which != "last":

@@ -105,6 +105,7 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
     store = checkpoints.Checkpoints(run_dir, keep=config.keep)
     writes = runtime.chief and not config.dry_run
     if writes:
+        store.make_folder()
         store.set_damaged_aside(_warn)
     own = identity(config, runtime.precision, train, val)
     # other workers look for a checkpoint when the chief has set aside what is damaged
@@ -319,8 +320,7 @@ def _fit_into(state: State, plan: Sequence[Stage], steps: Sequence[int], run_dir
 
 
 def _place(state: State) -> str:
-    within = f" and {state.epoch_step:,} steps of the next one" if state.epoch_step else ""
-    return f"epoch {state.epoch}{within}"
+    return f"{state.epoch_step:,} steps of epoch {state.epoch + 1}" if state.epoch_step else f"epoch {state.epoch}"
 
 
 def _how_to_go_on(state: State, run_dir: pathlib.Path) -> str:

@@ -79,6 +79,7 @@ class Saver:
         if self._failed:  # a `last` must not say that the `best` before it is there
             return
         try:
+            self._store.check_folder()  # a part of a run made anew would look like a whole one
             self._store.write(which, arrays)
         except BaseException:
             self._failed = True

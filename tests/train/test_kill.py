@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 RUNTIME = Runtime(tf.distribute.get_strategy(), 1, "float32", "off", "CPU")
 STAGES = "head(epochs=1, lr=1e-2) | all(epochs=3, lr=2e-2, schedule='plateau(patience=1)', augment='rotate(90)')"
 OF_THE_MOMENT = {"seconds", "images_per_second", "checkpoint_seconds", "step_ms_p50", "step_ms_p90", "step_ms_p99",
-                 "host_mib"}
+                 "host_mib", "traces"}
 
 
 def metrics(run_dir):
@@ -214,12 +215,23 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, make_images, make_config
             loop.fit(config, *run, tmp_path / "cut")
         assert signal.getsignal(signal.SIGTERM) is before
     assert stopped.value.status == 143
-    expected = {"a step": "epoch 1 and 3 steps of the next one", "the first step": "no step was taken yet",
-                "validation": "epoch 1 and 6 steps", "the last validation": "epoch 3 and 6 steps"}[moment]
+    expected = {"a step": "saved, after 3 steps of epoch 2;", "the first step": "no step was taken yet",
+                "validation": "6 steps of epoch 2;", "the last validation": "6 steps of epoch 4;"}[moment]
     assert expected in str(stopped.value)
     assert "the same command" in str(stopped.value)
     loop.fit(config, *run, tmp_path / "cut")
     assert_same_bits(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_folder_that_is_deleted_while_the_run_is_at_work_is_one_line(tmp_path, make_images, make_config):
+    def delete(record):
+        shutil.rmtree(tmp_path / "run")
+    with pytest.raises(InputError, match=r"to stay while the run goes on|cannot write .*No such file") as error:
+        loop.fit(make_config(stages="all(epochs=9, lr=1e-2)"), RUNTIME, make_images(20), make_images(12, seed=1),
+                 tmp_path / "run", on_epoch=delete)
+    assert "\n" not in str(error.value)
+    assert not Checkpoints(tmp_path / "run").has("last")
 
 
 def test_another_number_of_kept_checkpoints_is_kept(tmp_path, tiny):
@@ -238,6 +250,7 @@ def test_a_checkpoint_holds_the_moment_it_was_asked_for(tmp_path, tiny, monkeypa
         time.sleep(0.2)
         write(self, which, arrays)
     monkeypatch.setattr(Checkpoints, "write", slowly)
+    store.make_folder()
     first = [variable.numpy().copy() for variable in model.variables]
     began = time.monotonic()
     with Saver(store, step=0) as saver:
@@ -312,7 +325,7 @@ def test_the_program_killed_by_every_signal_ends_with_the_bits_of_another_run(tm
             assert process.returncode == -9
         else:
             assert process.returncode == 128 + number, err
-            assert err.splitlines()[-1].startswith(f"stopped by {number.name}: everything is saved, after epoch ")
+            assert err.splitlines()[-1].startswith(f"stopped by {number.name}: everything is saved, after ")
             assert "Traceback" not in err
             command = re.findall(r"python (main\.py .*)$", err.splitlines()[-1])[0]
     other = subprocess.run([sys.executable, *command.split(), "--progress=none"], cwd=REPO, check=False,
