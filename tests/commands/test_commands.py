@@ -52,7 +52,7 @@ def run_dir(data, tmp_path_factory) -> pathlib.Path:
 def test_the_run_folder_holds_what_is_promised(run_dir):
     names = {path.name for path in run_dir.iterdir()}
     assert names == {"config.cfg", "metrics.jsonl", "report.json", "report.html", "augmented.png", "confusion.png",
-                     "model.json", "split.json", "checkpoints", "tensorboard"}
+                     "model.json", "split.json", "checkpoints", "tensorboard", ".lock"}
     report = json.loads((run_dir / "report.json").read_text())
     assert report["config"]["batch_size"] == 16
     assert sum(report["data"]["parts"]["train"]["per_class"].values()) == report["data"]["parts"]["train"]["images"]

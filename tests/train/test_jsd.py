@@ -111,7 +111,8 @@ def test_a_step_is_the_gradient_of_the_formula(tiny, make_images, jit):
                            inputs=step.inputs(policy, runtime, 7, num_classes=3, views=3), class_weights=class_weights)
     sums = take(batch, tf.constant(1, tf.int64)).numpy()
     right = np.argmax(p[0], axis=1) == images.labels[:5]
-    np.testing.assert_allclose(sums, [float(loss) * 5, 5, right.sum()], rtol=1e-4)
+    norm = np.sqrt(sum(np.sum(np.square(grad)) for grad in grads))
+    np.testing.assert_allclose(sums, [float(loss) * 5, 5, right.sum(), norm, 0], rtol=1e-4)
     for variable, old, grad in zip(model.trainable_variables, before, grads, strict=True):
         np.testing.assert_allclose(variable.numpy() - old, -grad.numpy(), rtol=1e-3, atol=5e-6)
 

@@ -61,7 +61,8 @@ def test_class_weights_and_right_answers_are_those_of_the_mixed_labels(tiny, mak
                            class_weights=class_weights)
     sums = take(batch, epoch).numpy()
     right = np.argmax(logits, axis=1)[:6] == np.argmax(targets, axis=1)[:6]
-    np.testing.assert_allclose(sums, [float(loss) * 6, 6, right.sum()], rtol=1e-5)
+    norm = np.sqrt(sum(np.sum(np.square(grad)) for grad in grads))
+    np.testing.assert_allclose(sums, [float(loss) * 6, 6, right.sum(), norm, 0], rtol=1e-5)
     for variable, old, grad in zip(model.trainable_variables, before, grads, strict=True):
         np.testing.assert_allclose(variable.numpy(), old - grad.numpy(), atol=2e-6)
 
