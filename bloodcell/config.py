@@ -123,8 +123,11 @@ class Config:
     val_augment: str = _flag("", (
         "Policy applied to the images that are validated or evaluated, to measure robustness. Empty: none."))
     corruptions: str = _flag("", (
-        "Suites of corruptions, below, on which --mode=evaluate measures the model beside the images as they are; the "
-        "line of JSON gets their figures. Example: heavy. Empty: none."))
+        "Corruptions, below, on which --mode=evaluate measures the model beside the images as they are: names with "
+        "commas between them; 'all' is the eleven that MedMNIST-C publishes for BloodMNIST, each in five severities. "
+        "A table by severity is printed, the line of JSON gets the figures, and the folder --checkpoint gets "
+        "corruptions.png (balanced error by corruption and severity) and corruption_cells.png (a cell of each class "
+        "under each), in place of those of the time before. Example: all,heavy. Empty: none."))
     mix: str = _flag("", (
         "Mixes training images in pairs after --augment, and their labels in the same proportion: 'mixup(0.2)', "
         "'cutmix(1.0)' (the number is alpha of lambda ~ Beta(alpha, alpha)), 'oneof(mixup(0.2), cutmix(1.0))', op@p. "
@@ -326,7 +329,7 @@ def help_text() -> str:
             "What --segment is one of:\n\n"
             f"{described(segment.SEGMENTERS)}\n"
             "What --corruptions takes, separated by commas:\n\n"
-            + "".join(f"  {name}\n      {each.summary}\n" for name, each in corruptions.CORRUPTIONS.items()))
+            f"{corruptions.described()}")
 
 
 def _parameter(param: spec.Param) -> str:

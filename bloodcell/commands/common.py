@@ -14,7 +14,7 @@ from bloodcell.config import Config
 from bloodcell.data.audit import cleaning
 from bloodcell.data.dataset import ImageSet, first_left_out
 from bloodcell.errors import InputError
-from bloodcell.evaluate import corruptions, inference, metrics
+from bloodcell.evaluate import bootstrap, inference, metrics
 from bloodcell.files import write_atomically
 from bloodcell.train.strategy import Runtime
 
@@ -78,20 +78,18 @@ def _left_out(parts: Mapping[str, ImageSet]) -> dict[tuple[str, tuple[tuple[str,
     return counts
 
 
-def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runtime, *,
-            corruption: str = "") -> dict[str, Any]:
-    """Returns the figures (`metrics.compute`) of a model on labelled images.
+def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runtime) -> dict[str, Any]:
+    """Returns the figures (`metrics.compute`) of a model on labelled images, and their `intervals`.
 
-    The images are under `--val_augment` where given, or under a corruption, a name of `corruptions.CORRUPTIONS`.
+    The images are under `--val_augment` where given.
     """
-    jit = runtime.jit != "off"
-    transform = (corruptions.transform(corruption, jit=jit) if corruption
-                 else inference.policy_transform(config.val_augment, seed=config.seed, jit=jit))
+    transform = inference.policy_transform(config.val_augment, seed=config.seed, jit=runtime.jit != "off")
     probabilities = inference.probabilities(model, images, batch_size=config.batch_size, transform=transform,
                                             on_batch=counter("evaluated", len(images), config.progress))
     if images.labels is None:
         raise ValueError("expected labelled images")
-    return metrics.compute(images.labels, probabilities, images.class_names)
+    figures = metrics.compute(images.labels, probabilities, images.class_names)
+    return {**figures, "intervals": bootstrap.intervals(images.labels, probabilities)}
 
 
 def counter(verb: str, total: int, progress: str) -> Callable[[int], None]:
@@ -128,9 +126,27 @@ def check_output(path: str, flag: str) -> None:
 
 
 def print_result(figures: Mapping[str, Any], report: str) -> None:
-    """Prints the figures as one line of JSON, and writes the same to the file `report` where that is given."""
+    """Prints a table of the figures, then one line of JSON, which the file `report` gets too where that is given."""
+    print(_figures_table(figures))
     names = [*metrics.PRINTED, *(["corruptions"] if "corruptions" in figures else [])]
     line = json.dumps({name: figures[name] for name in names}, allow_nan=False)
     if report:
         write_atomically(pathlib.Path(report), (line + "\n").encode())
     print(line, flush=True)
+
+
+def _figures_table(figures: Mapping[str, Any]) -> str:
+    """What the line of JSON says first, for people: each figure with its interval, and what has none."""
+    per_class, lines = figures["per_class"], []
+    for name, label in metrics.HEADLINE.items():
+        value, ends = figures[name], figures["intervals"][name]
+        said = "" if ends is None else f"   {ends[0]:.4f} to {ends[1]:.4f}"
+        lines.append(f"  {label:<25}{'n/a' if value is None else f'{value:.4f}':>6}{said}")
+    absent = [name for name, values in per_class.items() if not values["support"]]
+    if absent:
+        lines.append(f"  no image, so no figures, of {', '.join(absent)}")
+    if figures["accuracy"] == 1.0:
+        lines.append(f"  {bootstrap.NO_ERROR}")
+    count = sum(values["support"] for values in per_class.values())
+    return "\n".join([f"figures of {count:,} images, and {bootstrap.LEVEL:.0%} intervals "
+                      f"({bootstrap.RESAMPLES:,} bootstrap resamples):", *lines])

@@ -2,11 +2,10 @@
 
 import pathlib
 
-from bloodcell.commands import common, parts, segmenting
+from bloodcell.commands import common, corrupting, parts, segmenting
 from bloodcell.config import SPLIT_OF_RUN, Config
 from bloodcell.data import division, sources
 from bloodcell.errors import InputError
-from bloodcell.evaluate import corruptions
 from bloodcell.train import checkpoints
 from bloodcell.train import strategy as strategies
 
@@ -16,12 +15,14 @@ def run(config: Config) -> None:
 
     All of `--data` is used; of a source with parts of its own (demo, MedMNIST, folders with train/ and test/) the test
     part, and with `--split` the last part of that split; `--split=run` is the division that the run's folder holds.
-    With `--corruptions` the line also says what the figures fall to on the same images corrupted.
+    With `--corruptions` the line also says what the figures fall to on the same images corrupted, and the checkpoint's
+    folder gets pictures of it.
 
     Raises:
       InputError: a checkpoint or data that cannot be used, or data of other classes.
     """
     common.check_output(config.report, "--report")
+    corrupting.check(config)
     runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
                                  jit=config.jit, seed=config.seed)
     model, about = checkpoints.load_model(config.checkpoint, which=config.which)
@@ -39,16 +40,7 @@ def run(config: Config) -> None:
     if images.labels is None:
         raise InputError(f"--data expected labelled images, received {config.data} without labels; try --mode=predict")
     common.print_header(runtime, config.data, {part: images})
-    originals, images = images, segmenting.of_run(images, config, about)
-    figures = common.measure(model, images, config, runtime)
-    of_corruptions = {}
-    for name in corruptions.parse(config.corruptions):
-        if images is originals:
-            corrupted = common.measure(model, images, config, runtime, corruption=name)
-        else:  # the photograph is corrupted, and what remains of it is segmented
-            applied = corruptions.corrupted(originals, name, jit=runtime.jit != "off")
-            corrupted = common.measure(model, segmenting.of_run(applied, config, about), config, runtime)
-        of_corruptions[name] = corruptions.figures(corrupted, figures)
-    if of_corruptions:
-        figures["corruptions"] = of_corruptions
+    figures = common.measure(model, segmenting.of_run(images, config, about), config, runtime)
+    if config.corruptions:
+        figures["corruptions"] = corrupting.measure(model, images, config, runtime, about=about, clean=figures)
     common.print_result(figures, config.report)

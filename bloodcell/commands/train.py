@@ -39,8 +39,9 @@ GRID_IMAGES = 16  # augmented images shown in the report
 def run(config: Config) -> None:
     """Trains and ends by printing one line of JSON with the figures of the best weights.
 
-    The run's folder gets `config.cfg`, `metrics.jsonl`, `report.json`, `report.html`, `confusion.png`, `augmented.png`,
-    `model.json`, `split.json`, `checkpoints/` and `tensorboard/`; with `config.dry_run` nothing is written.
+    The run's folder gets `config.cfg`, `metrics.jsonl`, `report.json`, `report.html`, `confusion.png`,
+    `reliability.png`, `augmented.png`, `model.json`, `split.json`, `checkpoints/` and `tensorboard/`; with
+    `config.dry_run` nothing is written.
 
     Raises:
       InputError: data, flags or folders that cannot be used.
@@ -138,6 +139,8 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
                  segmentation=segmentation.png() if segmentation else None)
     with Board(run_dir) as board:
         board.png(f"confusion/{measured}", plots.confusion_png(figures["confusion"], parts["train"].class_names),
+                  history[-1]["step"])
+        board.png(f"reliability/{measured}", plots.reliability_png(figures["calibration"], figures["ece"]),
                   history[-1]["step"])
     print(f"report: {run_dir / 'report.html'}", flush=True)
     if averaged:

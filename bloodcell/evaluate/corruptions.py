@@ -1,8 +1,9 @@
 """Corruptions of test images: what a model's figures fall to when its images are not as they were in training.
 
-Here stand the suites (`CORRUPTIONS`) and what their figures are. No suite is a training augmentation: the flags of
-training know none of these names. What a suite does was chosen once, by the reasons beside it, and is never fitted to a
-model's figures.
+Here stand all of them by name (`CORRUPTIONS`), the reading of `--corruptions`, what their figures are, and the suite
+`heavy`; the eleven that are published for BloodMNIST are in `medmnist_c`. None is a training augmentation: the flags of
+training know none of these names. What a corruption does was chosen once, by the reasons beside it, and is never fitted
+to a model's figures.
 
 The suite `heavy` is in the manner of a course's hidden test set, in which every cell had been through several strong
 transforms at once. An image draws 2, 3, 4 or 5 of six families, all numbers and all choices equally likely, and of each
@@ -21,7 +22,7 @@ family that it drew one op, all equally likely; the op's strength is drawn as in
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,14 @@ from bloodcell.augment import rng
 from bloodcell.augment.policy import Draws
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError, did_you_mean, shown
-from bloodcell.evaluate.inference import Transform
+from bloodcell.evaluate import medmnist_c
+from bloodcell.evaluate.inference import OnHost
 
-# What is measured of each suite; of the clean images `metrics.compute` says more.
+ALL = "all"  # what `--corruptions` calls the eleven
+
+# What is measured of each; of the clean images `metrics.compute` says more.
 _OF_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+_ERRORS = ("balanced_error", "relative_balanced_error")
 _CHUNK = 64  # images corrupted at a time
 
 
@@ -45,71 +50,129 @@ class Corruption:
 
     Attributes:
       summary: what it does to an image, for people.
-      apply: from uint8 images [B, H, W, 3] and their ids int64 [B] to uint8 images of the same shape. Pure: the result
-        for an image depends on it and on its id alone. Compilable.
+      parameters: what a severity is given by, with commas between them.
+      severities: the parameters' values, from severity 1; a suite without severities has one.
+      source: where it is defined.
+      apply: from uint8 images [B, H, W, 3], their ids int64 [B] and a severity to uint8 images of the same shape. Pure:
+        the result for an image depends on it, on its id and on the severity alone.
+      compilable: whether it takes and gives tensors, and XLA may compile it; else arrays.
+      alexnet: mean balanced error over the severities that is published of an AlexNet at 224x224; None where none is.
     """
 
     summary: str
-    apply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    parameters: str
+    severities: tuple[str, ...]
+    source: str
+    apply: Callable[[Any, Any, int], Any]
+    compilable: bool = False
+    alexnet: float | None = None
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """Reads `--corruptions`: names of `CORRUPTIONS`, separated by commas; empty text is none.
+    """Reads `--corruptions`: names of `CORRUPTIONS` and `all`, separated by commas; empty text is none.
+
+    Returns:
+      The names, each once, `all` replaced by the eleven of `medmnist_c`.
 
     Raises:
       InputError: an unknown name.
     """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text.strip() else ()
-    for name in names:
-        if name not in CORRUPTIONS:
-            raise InputError(f"--corruptions expected {' or '.join(CORRUPTIONS)}, received {shown(name)!r}; "
-                             f"{did_you_mean(name, CORRUPTIONS)}")
-    return names
+    names: list[str] = []
+    for name in (part.strip() for part in text.split(",")) if text.strip() else ():
+        if name != ALL and name not in CORRUPTIONS:
+            raise InputError(f"--corruptions expected names of corruptions with commas between them, received "
+                             f"{shown(name)!r}; {did_you_mean(name, (ALL, *CORRUPTIONS))}")
+        names += medmnist_c.CORRUPTIONS if name == ALL else [name]
+    return tuple(dict.fromkeys(names))
 
 
-def transform(name: str, *, jit: bool) -> Transform:
-    """Returns a corruption as what `inference.probabilities` takes: from uint8 images and ids to float32 grey levels.
+def described() -> str:
+    """Returns the part of `--help` that says what there is."""
+    lines = [f"  {ALL}\n      The eleven below that have severities: {medmnist_c.SOURCE}."]
+    for name, each in CORRUPTIONS.items():
+        lines.append(f"  {name}\n      {each.summary}")
+        if len(each.severities) > 1:
+            lines.append(f"      {each.parameters} of severity 1 to {len(each.severities)}: "
+                         f"{'; '.join(each.severities)}.")
+    return "\n".join(lines) + "\n"
+
+
+def on_host(name: str, severity: int, *, jit: bool) -> OnHost:
+    """Returns a corruption as what `inference.probabilities` takes: from uint8 arrays of images and ids to images.
 
     Args:
       name: of `CORRUPTIONS`.
-      jit: whether XLA compiles it; single pixels may then differ, as with every policy.
+      severity: from 1.
+      jit: whether XLA compiles it where it can; single pixels may then differ, as with every policy.
     """
-    apply = CORRUPTIONS[name].apply
-    return tf.function(lambda images, ids: tf.cast(apply(images, ids), tf.float32), jit_compile=jit, autograph=False)
+    entry = CORRUPTIONS[name]
+    if not entry.compilable:
+        return lambda images, ids: entry.apply(images, ids, severity)
+    graph = tf.function(lambda images, ids: entry.apply(images, ids, severity), jit_compile=jit, autograph=False)
+    return lambda images, ids: graph(tf.constant(images), tf.constant(ids)).numpy()
 
 
-def corrupted(images: ImageSet, name: str, *, jit: bool) -> ImageSet:
-    """Returns a set that is in memory with its images corrupted: those that a model would see under `transform`.
+def corrupted(images: ImageSet, corrupt: OnHost) -> ImageSet:
+    """Returns a set with its images, now in memory, corrupted: those that a model would see.
 
     Args:
-      images: N images, in memory.
-      name: of `CORRUPTIONS`.
-      jit: whether XLA compiles it.
+      images: N images.
+      corrupt: of `on_host`.
     """
-    apply = transform(name, jit=jit)
-    pixels, count = np.asarray(images.images), len(images)
-    result = np.empty_like(pixels)
+    count = len(images)
+    result = np.empty(images.images.shape, np.uint8)
     for start in range(0, count, _CHUNK):
         rows = np.resize(np.arange(start, min(start + _CHUNK, count)), _CHUNK)  # one shape, compiled once
-        result[start:start + _CHUNK] = apply(tf.constant(pixels[rows]), tf.constant(images.ids[rows]))[:count - start]
+        result[start:start + _CHUNK] = corrupt(images.images[rows], images.ids[rows])[:count - start]
     return dataclasses.replace(images, images=result)
 
 
-def figures(of_corrupted: Mapping[str, Any], clean: Mapping[str, Any]) -> dict[str, float]:
+def figures(of_corrupted: Sequence[Mapping[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is said of a corruption.
 
     Args:
-      of_corrupted: of `metrics.compute`, on corrupted images.
+      of_corrupted: of `metrics.compute`, on images corrupted at each severity.
       clean: the same on the images as they are.
 
     Returns:
       `accuracy`, `balanced_accuracy`, `macro_f1`; `balanced_error`, 1 less the balanced accuracy; and
       `relative_balanced_error`, how much more that is than on the clean images (the relative error of Hendrycks and
-      Dietterich, arXiv 1903.12261, before it is divided by another model's).
+      Dietterich, arXiv 1903.12261, before it is divided by another model's). Each is the mean over the severities,
+      whose own figures are the list `severities` where there are several.
     """
-    error, clean_error = (1.0 - each["balanced_accuracy"] for each in (of_corrupted, clean))
-    return {**{name: of_corrupted[name] for name in _OF_METRICS}, "balanced_error": error,
-            "relative_balanced_error": error - clean_error}
+    clean_error = 1.0 - clean["balanced_accuracy"]
+    each = []
+    for one in of_corrupted:
+        error = 1.0 - one["balanced_accuracy"]
+        each.append({**{name: one[name] for name in _OF_METRICS}, "balanced_error": error,
+                     "relative_balanced_error": error - clean_error})
+    return {**_mean(each), "severities": each} if len(each) > 1 else each[0]
+
+
+def mean(of_all: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Returns the mean over corruptions, as MedMNIST-C reports it; None where none of them has severities.
+
+    Args:
+      of_all: `figures` by name; those that have no severities, as `heavy`, are no part of the mean.
+
+    Returns:
+      The five figures of `figures`; `of`, the names; and what the benchmark's paper divides by the published errors of
+      an AlexNet, corruption by corruption, before it takes the mean: `balanced_error_to_alexnet` and
+      `relative_balanced_error_to_alexnet`. AlexNet's were measured at 224x224 on the test part of BloodMNIST.
+    """
+    published = {name: alexnet for name in of_all if (alexnet := CORRUPTIONS[name].alexnet) is not None}
+    if not published:
+        return None
+    chosen = [of_all[name] for name in published]
+    to_alexnet = [(one["balanced_error"] / error, one["relative_balanced_error"] / (error - medmnist_c.ALEXNET_CLEAN))
+                  for one, error in zip(chosen, published.values(), strict=True)]
+    return {**_mean(chosen), "of": list(published),
+            **{f"{name}_to_alexnet": float(np.mean(values))
+               for name, values in zip(_ERRORS, zip(*to_alexnet, strict=True), strict=True)}}
+
+
+def _mean(of: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in of])) for name in (*_OF_METRICS, *_ERRORS)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -185,7 +248,16 @@ def _policy(side: int) -> augment.Policy:
     return augment.parse(" | ".join(f"oneof({ops})" for ops in families), what="corruptions")
 
 
+def _published(name: str, entry: medmnist_c.Published) -> Corruption:
+    severities = [", ".join(f"{value:g}" for value in values) for values in entry.severities]
+    return Corruption(entry.summary, ", ".join(entry.names), tuple(severities), medmnist_c.SOURCE,
+                      functools.partial(medmnist_c.apply, name), alexnet=entry.alexnet)
+
+
 CORRUPTIONS: dict[str, Corruption] = {
+    **{name: _published(name, entry) for name, entry in medmnist_c.CORRUPTIONS.items()},
     "heavy": Corruption("2 to 5 of six families of strong transforms on every image, stacked: geometry, light, colour, "
-                        "lens, occlusion, noise or compression.", heavy),
+                        "lens, occlusion, noise or compression.", "transforms", ("2 to 5",),
+                        "bloodcell, in the manner of a course's hidden test set",
+                        lambda images, ids, _: heavy(images, ids), compilable=True),
 }

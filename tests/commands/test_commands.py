@@ -8,6 +8,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from bloodcell import config
 from bloodcell.commands import evaluate, parts, predict, train
@@ -52,7 +53,7 @@ def run_dir(data, tmp_path_factory) -> pathlib.Path:
 def test_the_run_folder_holds_what_is_promised(run_dir):
     names = {path.name for path in run_dir.iterdir()}
     assert names == {"config.cfg", "metrics.jsonl", "report.json", "report.html", "augmented.png", "confusion.png",
-                     "model.json", "split.json", "checkpoints", "tensorboard", ".lock"}
+                     "reliability.png", "model.json", "split.json", "checkpoints", "tensorboard", ".lock"}
     report = json.loads((run_dir / "report.json").read_text())
     assert report["config"]["batch_size"] == 16
     assert sum(report["data"]["parts"]["train"]["per_class"].values()) == report["data"]["parts"]["train"]["images"]
@@ -62,10 +63,17 @@ def test_the_run_folder_holds_what_is_promised(run_dir):
     assert report["versions"]["keras"] == keras.__version__
 
 
+def test_tensorboard_has_the_pictures_of_the_last_figures(run_dir):
+    tags = {value.tag for path in (run_dir / "tensorboard").glob("events*")
+            for event in EventFileLoader(str(path)).Load() for value in event.summary.value}
+    assert {"confusion/test", "reliability/test"} <= tags
+
+
 def test_the_figures_are_of_the_test_part_and_written_where_asked(run_dir):
     figures = json.loads((run_dir.parent / "figures.json").read_text())
     report = json.loads((run_dir / "report.json").read_text())
-    assert set(figures) == {"accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "per_class"}
+    assert set(figures) == {"accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "auc",
+                            "ece", "intervals", "per_class", "confusion"}
     assert all(report[name] == value for name, value in figures.items())
     assert report["part"] == "test"
     assert sum(row["support"] for row in figures["per_class"].values()) == report["data"]["parts"]["test"]["images"]
@@ -77,6 +85,12 @@ def test_evaluate_on_the_same_split_prints_the_same_line(run_dir, data, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("devices: ")
     printed, trained = json.loads(lines[-1]), json.loads((run_dir.parent / "figures.json").read_text())
+    assert set(printed) == set(trained)
+    table = [line.split() for line in lines[-6:-1]]
+    assert table[0] == ["accuracy", f"{printed['accuracy']:.4f}", f"{printed['intervals']['accuracy'][0]:.4f}", "to",
+                        f"{printed['intervals']['accuracy'][1]:.4f}"]
+    assert [" ".join(row[:-4]) for row in table] == [
+        "accuracy", "balanced accuracy", "macro F1", "AUC", "calibration error (ECE)"]
     assert printed["accuracy"] == trained["accuracy"]
     assert printed["ece"] == pytest.approx(trained["ece"], abs=1e-5)
 

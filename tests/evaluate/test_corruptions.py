@@ -1,21 +1,26 @@
 """The heavy suite is what its docstring says, the same for every caller, and evaluate says what it costs."""
 
+import io
 import json
 import pathlib
 
 import cells
 import keras
+import matplotlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from bloodcell import config
 from bloodcell.augment import REGISTRY
-from bloodcell.commands import evaluate, train
-from bloodcell.data import demo
+from bloodcell.commands import corrupting, evaluate, train
+from bloodcell.data import demo, segment, sources
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
-from bloodcell.evaluate import corruptions
+from bloodcell.evaluate import corruptions, inference, medmnist_c, plots
+from bloodcell.evaluate.corruption_sheet import corruption_sheet_png
+from bloodcell.train import strategy as strategies
 
 MANY = 20_000
 
@@ -129,30 +134,73 @@ def test_lengths_grow_with_the_side_up_to_what_an_op_takes(side):
     assert corruptions.heavy(np.zeros((2, side, side, 3), np.uint8), np.arange(2)).shape == (2, side, side, 3)
 
 
+def darken(images, ids, severity):
+    return images - np.minimum(images, (ids % 10 * severity)[:, None, None, None]).astype(np.uint8)
+
+
 @pytest.fixture
 def darker(monkeypatch) -> None:
-    """One corruption more, which every id makes darker by its last digit."""
-    def apply(images, ids):
-        return images - tf.minimum(images, tf.cast(ids % 10, tf.uint8)[:, tf.newaxis, tf.newaxis, tf.newaxis])
-
-    monkeypatch.setitem(corruptions.CORRUPTIONS, "darker", corruptions.Corruption("Darker.", apply))
+    """One corruption more, which every id makes darker by its last digit, times the severity; and one without any."""
+    monkeypatch.setitem(corruptions.CORRUPTIONS, "darker",
+                        corruptions.Corruption("Darker.", "factor", ("1", "2"), "here", darken))
+    monkeypatch.setitem(corruptions.CORRUPTIONS, "suite",
+                        corruptions.Corruption("Inverted.", "", ("",), "here", lambda images, ids, _: 255 - images,
+                                               compilable=True))
 
 
 @pytest.mark.usefixtures("darker")
 def test_a_set_in_memory_is_corrupted_image_by_image_and_stays_as_it_was(images):
     pixels = np.resize(images, (70, *images.shape[1:])).copy()
     given = ImageSet(pixels, None, np.arange(70, dtype=np.int64) * 7, ("a", "b"), "test", ("f",) * 70)
-    result = corruptions.corrupted(given, "darker", jit=False)
-    expected = np.clip(pixels.astype(int) - (given.ids % 10)[:, None, None, None], 0, 255)
+    result = corruptions.corrupted(given, corruptions.on_host("darker", 2, jit=False))
+    expected = np.clip(pixels.astype(int) - 2 * (given.ids % 10)[:, None, None, None], 0, 255)
     np.testing.assert_array_equal(result.images, expected)
     np.testing.assert_array_equal(given.images, np.resize(images, pixels.shape))
 
 
+@pytest.mark.parametrize("batch_size", [3, 20, 64])
+def test_a_model_sees_the_same_corrupted_pixels_in_batches_of_any_size(images, batch_size):
+    """A model that tells what it sees; the last batch is filled up with images of the first."""
+    given = ImageSet(images[:20], None, np.arange(20, dtype=np.int64) * 5, ("a", "b"), "test", ("f",) * 20)
+    inputs = keras.Input((96, 96, 3))
+    told = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs) / 64)
+    for name in ("bubble", "motion", "jpeg"):
+        result = inference.probabilities(told, given, batch_size=batch_size,
+                                         on_host=corruptions.on_host(name, 5, jit=False))
+        logits = medmnist_c.apply(name, images[:20], given.ids, 5).mean(axis=(1, 2)) / 64
+        expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+CLEAN = {"accuracy": 0.9, "balanced_accuracy": 0.8, "macro_f1": 0.7, "auc": 1.0}
+WORSE = {"accuracy": 0.6, "balanced_accuracy": 0.5, "macro_f1": 0.4, "auc": 0.9}
+WORST = {"accuracy": 0.4, "balanced_accuracy": 0.2, "macro_f1": 0.1, "auc": 0.8}
+
+
 def test_figures_of_a_corruption_by_hand():
-    figures = corruptions.figures({"accuracy": 0.6, "balanced_accuracy": 0.5, "macro_f1": 0.4, "auc": 0.9},
-                                  {"accuracy": 0.9, "balanced_accuracy": 0.8, "macro_f1": 0.7, "auc": 1.0})
-    assert figures == {"accuracy": 0.6, "balanced_accuracy": 0.5, "macro_f1": 0.4, "balanced_error": 0.5,
-                       "relative_balanced_error": pytest.approx(0.3)}
+    worse = {"accuracy": 0.6, "balanced_accuracy": 0.5, "macro_f1": 0.4, "balanced_error": 0.5,
+             "relative_balanced_error": pytest.approx(0.3)}
+    assert corruptions.figures([WORSE], CLEAN) == worse
+    both = corruptions.figures([WORSE, WORST], CLEAN)
+    assert both.pop("severities") == [worse, {
+        "accuracy": 0.4, "balanced_accuracy": 0.2, "macro_f1": 0.1, "balanced_error": 0.8,
+        "relative_balanced_error": pytest.approx(0.6)}]
+    assert both == pytest.approx({"accuracy": 0.5, "balanced_accuracy": 0.35, "macro_f1": 0.25, "balanced_error": 0.65,
+                                  "relative_balanced_error": 0.45})
+
+
+def test_the_mean_over_corruptions_by_hand_and_by_the_paper_s_formula():
+    of_all = {"jpeg": corruptions.figures([WORSE, WORST], CLEAN), "heavy": corruptions.figures([WORST], CLEAN),
+              "bubble": corruptions.figures([WORSE, WORSE], CLEAN)}
+    mean = corruptions.mean(of_all)
+    assert mean is not None
+    assert mean.pop("of") == ["jpeg", "bubble"]  # one image under heavy is no severity of anything
+    assert mean == pytest.approx({
+        "accuracy": 0.55, "balanced_accuracy": 0.425, "macro_f1": 0.325, "balanced_error": 0.575,
+        "relative_balanced_error": 0.375,
+        "balanced_error_to_alexnet": (0.65 / 0.139762 + 0.5 / 0.128988) / 2,
+        "relative_balanced_error_to_alexnet": (0.45 / (0.139762 - 0.018369) + 0.3 / (0.128988 - 0.018369)) / 2})
+    assert corruptions.mean({"heavy": of_all["heavy"]}) is None
 
 
 def settings(*arguments: str) -> config.Config:
@@ -166,18 +214,31 @@ def settings(*arguments: str) -> config.Config:
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["--corruptions=heavi"], "did you mean 'heavy'?"),
-    (["--corruptions=heavy,"], "--corruptions expected heavy"),
+    (["--corruptions=all,defocos"], "did you mean 'defocus'?"),
+    (["--corruptions=heavy,"], "--corruptions expected names of corruptions"),
     (["--corruptions=heavy", "--val_augment=flip"], "--val_augment"),
 ])
 def test_what_cannot_be_is_one_line(arguments, expected):
     with pytest.raises(InputError, match="expected") as caught:
         settings(*arguments)
     assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_names_are_read_once_each():
+def test_names_are_read_once_each_and_all_is_the_eleven():
     assert corruptions.parse("") == ()
     assert corruptions.parse(" heavy , heavy ") == ("heavy",)
+    assert corruptions.parse("all") == tuple(medmnist_c.CORRUPTIONS)
+    assert corruptions.parse("bubble, heavy,all") == (
+        "bubble", "heavy", *(name for name in medmnist_c.CORRUPTIONS if name != "bubble"))
+    assert len(corruptions.parse("all")) == 11
+
+
+def test_help_names_every_corruption_with_its_severities():
+    text = config.help_text()
+    for name, entry in corruptions.CORRUPTIONS.items():
+        assert f"\n  {name}\n      {entry.summary}\n" in text
+    assert "radius, alias of severity 1 to 5: 2, 0.01; 3, 0.1; 4, 0.1; 5, 0.1; 6, 0.1." in text
 
 
 @pytest.fixture(scope="module")
@@ -188,25 +249,102 @@ def data(tmp_path_factory) -> pathlib.Path:
     return path
 
 
-@pytest.mark.parametrize(("segment", "name"), [("", "heavy"), ("threshold(fill=255)", "darker")])
+FIGURES = {"accuracy", "balanced_accuracy", "macro_f1", "balanced_error", "relative_balanced_error"}
+
+
+@pytest.mark.parametrize(("segmented", "names"), [("", ["jpeg", "suite", "bubble"]),
+                                                  ("threshold(fill=255)", ["darker"])])
 @pytest.mark.usefixtures("darker")
-def test_evaluate_adds_them_to_its_line_and_training_does_not(segment, name, data, tmp_path, capsys):
+def test_evaluate_adds_them_to_its_line_with_a_table_and_pictures_and_training_does_not(segmented, names, data,
+                                                                                       tmp_path, capsys):
     run_dir = tmp_path / "run"
+    given = f"--corruptions={','.join(names)}"
     try:
-        train.run(settings(f"--data={data}", f"--val_data={data}", f"--workdir={run_dir}", f"--segment={segment}",
-                           f"--corruptions={name}"))
+        train.run(settings(f"--data={data}", f"--val_data={data}", f"--workdir={run_dir}", f"--segment={segmented}",
+                           given))
         trained = json.loads(capsys.readouterr().out.splitlines()[-1])
-        evaluate.run(settings("--mode=evaluate", f"--data={data}", f"--checkpoint={run_dir}", f"--corruptions={name}",
+        assert not (run_dir / corrupting.CELLS).exists()
+        evaluate.run(settings("--mode=evaluate", f"--data={data}", f"--checkpoint={run_dir}", given,
                               f"--report={tmp_path / 'r.json'}"))
         lines = capsys.readouterr().out.splitlines()
     finally:
         keras.config.set_dtype_policy("float32")
     figures = json.loads(lines[-1])
-    assert figures == json.loads((tmp_path / "r.json").read_text())
-    corrupted = figures.pop("corruptions").pop(name)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert figures == report
+    measured = figures.pop("corruptions")
     assert figures == trained
-    assert set(corrupted) == {"accuracy", "balanced_accuracy", "macro_f1", "balanced_error", "relative_balanced_error"}
-    balanced = corrupted["balanced_accuracy"]
-    assert corrupted["balanced_error"] == pytest.approx(1 - balanced)
-    assert corrupted["relative_balanced_error"] == pytest.approx(figures["balanced_accuracy"] - balanced)
-    assert sum("as in training" in line for line in lines) == (2 if segment else 0)
+    mean = measured.pop("mean", None)
+    assert list(measured) == list(corruptions.parse(",".join(names)))
+    for name, each in measured.items():
+        of_severities = each.pop("severities", [each])
+        assert len(of_severities) == len(corruptions.CORRUPTIONS[name].severities)
+        for one in (each, *of_severities):
+            assert set(one) == FIGURES
+            assert one["balanced_error"] == pytest.approx(1 - one["balanced_accuracy"])
+            assert one["relative_balanced_error"] == pytest.approx(
+                figures["balanced_accuracy"] - one["balanced_accuracy"])
+        assert each["balanced_error"] == pytest.approx(np.mean([one["balanced_error"] for one in of_severities]))
+        row = next(line.split() for line in lines if line.split()[:1] == [name])
+        printed = [*of_severities, each] if len(of_severities) > 1 else [each]
+        assert row[1:1 + len(printed)] == [f"{one['balanced_error']:.4f}" for one in printed]
+        assert row[1 + len(printed)] == f"{each['relative_balanced_error']:+.4f}"
+    assert (mean is not None) == ("jpeg" in names) == (run_dir / corrupting.HEAT_MAP).exists()
+    if mean is not None:
+        assert mean["balanced_error"] == pytest.approx(np.mean(
+            [each["balanced_error"] for name, each in measured.items() if name != "suite"]))
+    sheet = Image.open(run_dir / corrupting.CELLS)
+    assert sheet.size[0] > 8 * 64 * min(2, len(names))
+    assert sum("as in training" in line for line in lines) == (1 if segmented else 0)
+
+
+@pytest.mark.usefixtures("darker")
+def test_of_a_segmented_run_the_photograph_is_corrupted_and_what_remains_is_segmented(data, monkeypatch, tmp_path):
+    seen = []
+
+    def probabilities(_, images, on_host, **rest):
+        assert on_host is None  # what is corrupted is not corrupted again
+        seen.append(images.images)
+        return np.full((len(images), 8), 0.125)
+
+    monkeypatch.setattr(inference, "probabilities", probabilities)
+    segmenter = segment.learn("threshold(fill=255)", sources.load(str(data), part="test", image_size=32))
+    segmenter.save(tmp_path)
+    given = sources.load(str(data), part="test", image_size=32)
+    chosen = settings("--mode=evaluate", f"--checkpoint={tmp_path}", "--corruptions=darker")
+    runtime = strategies.resolve(strategy="none", replicas=0, precision="auto", jit="off", seed=0)
+    corrupting.measure(keras.Sequential(), given, chosen, runtime, about={"segment": "threshold(fill=255)"},
+                       clean=CLEAN)
+    for severity, images in enumerate(seen, start=1):
+        pixels = darken(given.images, given.ids, severity)
+        np.testing.assert_array_equal(images, segmenter.filled(pixels, segmenter.masks(pixels)))
+    assert len(seen) == 2
+
+
+def test_a_folder_that_cannot_get_the_pictures_is_one_line_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(corrupting.os, "access", lambda folder, mode: False)  # to root every folder is writable
+    with pytest.raises(InputError, match=r"--corruptions expected a folder --checkpoint .*, received .*; try"):
+        evaluate.run(settings("--mode=evaluate", "--data=none.npz", f"--checkpoint={tmp_path}", "--corruptions=jpeg"))
+
+
+@pytest.mark.parametrize(("side", "shown"), [(32, 64), (96, 96), (224, 96)])
+def test_the_sheet_shows_every_cell_under_every_severity(side, shown):
+    colours = np.random.default_rng(0).permutation(200)[:2 + 6 + 2] + 20
+    cells = [np.full((side, side, 3), (colour, colour, 0), np.uint8) for colour in colours]
+    png = corruption_sheet_png(np.stack(cells[:2]), {"one": np.stack(cells[2:8]).reshape(3, 2, side, side, 3),
+                                                     "two": np.stack(cells[8:])[np.newaxis]},
+                               class_names=["a", "b_c"], parameters={"one": "p", "two": ""},
+                               severities={"one": ["1", "2", "3"], "two": [""]}, line="$50 of 100$")
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    for number, colour in enumerate(colours):
+        assert (pixels == [colour, colour, 0]).all(axis=-1).sum() == shown**2 * (2 if number < 2 else 1)
+
+
+def test_the_heat_map_s_darkest_cell_is_the_worst():
+    png = plots.robustness_png({"one_two": [0.1, 0.2, 0.9], "other": [0.1] * 3, "all": [0.3]}, clean=0.05, mean=0.4)
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    colour = np.rint(255 * np.array(matplotlib.colormaps["PuRd"](1.0)[:3]))
+    rows, columns = np.nonzero((np.abs(pixels - colour) <= 1).all(axis=-1))
+    assert len(rows) > 2000
+    assert 0.3 < rows.mean() / pixels.shape[0] < 0.45
+    assert 0.6 < columns.mean() / pixels.shape[1] < 0.85

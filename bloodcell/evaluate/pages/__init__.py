@@ -60,10 +60,11 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def figures(values: Iterable[tuple[str, str]]) -> Markup:
-    """Lays out headline figures: (figure, what it is)."""
-    cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in values)
-    return Markup(f'<div class="figures">{cells}</div>')
+def figures(values: Iterable[tuple[str, ...]]) -> Markup:
+    """Lays out headline figures: (figure, what it is), or (figure, what it is, its interval)."""
+    cells = ((value, "".join(f"<span>{escape(text)}</span>" for text in texts)) for value, *texts in values)
+    body = "".join(f"<div><b>{escape(value)}</b>{texts}</div>" for value, texts in cells)
+    return Markup(f'<div class="figures">{body}</div>')
 
 
 def image(uri: str, description: str) -> Markup:
