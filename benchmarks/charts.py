@@ -146,7 +146,7 @@ def _input(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -> F
                 colour, marker = STYLE[name]
                 axes.scatter(rate, place, s=60, marker=marker, color=colour, zorder=3,
                              label=titles[name] if name not in _labelled(axes, titles) else None)
-                axes.annotate(f"{rate:,.0f}", (rate, place), xytext=(0, 8), textcoords="offset points", ha="center",
+                axes.annotate(_short(rate), (rate, place), xytext=(0, 8), textcoords="offset points", ha="center",
                               fontsize=8.5, color=_INK)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -178,3 +178,8 @@ def _legend(figure: Figure, axes: Axes, titles: Mapping[str, str]) -> None:
     figure.legend([found[title] for title in order], order, loc="center left", ncols=len(order), frameon=False,
                   fontsize=8.5, handletextpad=0.4, columnspacing=1.4, borderpad=0,
                   bbox_to_anchor=(0.015, 1 - 0.88 / figure.get_figheight()))
+
+
+def _short(rate: float) -> str:
+    """Returns a rate in three figures or so: `7,769` or `331k`; longer ones would lie on one another."""
+    return f"{rate / 1000:,.0f}k" if rate >= 100_000 else f"{rate:,.0f}"
