@@ -52,6 +52,18 @@ def append_line(path: pathlib.Path, line: str) -> None:
                          "space, try making room or another folder") from None
 
 
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder of a run, and those above it; raises InputError where it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise InputError(f"--workdir expected a folder that can be written, received {folder} ({reason}); "
+                         "try --workdir=FOLDER elsewhere")
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other processes that ask for the same folder out until the block, or this process, has ended.

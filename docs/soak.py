@@ -3,19 +3,17 @@
 The run's `metrics.jsonl` and TensorBoard's curves say all of it; nothing is measured here.
 """
 
-import io
 import json
 import pathlib
 import sys
 
-import matplotlib as mpl
 import tensorflow as tf
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bloodcell.evaluate import plots
 from bloodcell.files import write_atomically
 
-mpl.use("Agg")
 PICTURE = pathlib.Path(__file__).resolve().parent / "soak.png"
 
 
@@ -35,7 +33,7 @@ def draw(run_dir: pathlib.Path) -> dict[str, float]:
     _, speed = curve(run_dir, "steps/images_per_second")
     first = history[0]["seconds"] / 60
     after = [value for when, value in zip(minutes, memory, strict=True) if when > first]
-    figure = Figure((9, 4.5), layout="constrained")
+    figure = Figure((9, 4.5), dpi=110, layout="constrained")
     upper, lower = figure.subplots(2, sharex=True)
     upper.plot(minutes, memory, color="#3465a4")
     upper.set_ylim(0, 1.15 * max(memory))
@@ -48,9 +46,7 @@ def draw(run_dir: pathlib.Path) -> dict[str, float]:
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=110)
-    write_atomically(PICTURE, drawn.getvalue())
+    write_atomically(PICTURE, plots.png(figure))
     return {"minutes": sum(each["seconds"] for each in history) / 60, "epochs": len(history), "after": after[0],
             "least": min(after), "most": max(after)}
 

@@ -18,7 +18,7 @@ from bloodcell.data.decode import decode_file
 from bloodcell.data.similarity import equal_pixels
 from bloodcell.errors import InputError, shown
 from bloodcell.evaluate import audit_page
-from bloodcell.files import write_atomically
+from bloodcell.files import make_folder, write_atomically
 from bloodcell.models import features
 
 MOST_POINTS = 12_000  # on each map
@@ -36,7 +36,7 @@ def run(config: Config) -> None:
     """
     # ---- The set -------------------------------------------------------------------------------------------------
     images = _load(config)
-    common.make_folder(config.run_dir)
+    make_folder(config.run_dir)
     height, width = images.images.shape[1:3]
     print(f"data: {config.data}: {len(images):,} images, {height}x{width}, {images.num_classes} classes", flush=True)
     common.print_left_out({"train": images})

@@ -1,7 +1,6 @@
 """What several commands share: the first line, the last line, and the measuring between them."""
 
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,18 +103,6 @@ def counter(verb: str, total: int, progress: str) -> Callable[[int], None]:
             print(f"{verb} {done:,}/{total:,} images, {done / (now - began):,.0f} images/s", flush=True)
 
     return count
-
-
-def make_folder(run_dir: pathlib.Path) -> None:
-    """Makes the run's folder; InputError where it cannot be made or written."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(run_dir, os.W_OK | os.X_OK) else "Permission denied"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        raise InputError(f"--workdir expected a folder that can be written, received {run_dir} ({reason}); "
-                         "try --workdir=FOLDER elsewhere")
 
 
 def check_output(path: str, flag: str) -> None:

@@ -27,7 +27,7 @@ from bloodcell.config import Config, to_flagfile
 from bloodcell.data import balance, division, split
 from bloodcell.data.dataset import ImageSet
 from bloodcell.evaluate import metrics, plots, report
-from bloodcell.files import locked, write_atomically
+from bloodcell.files import locked, make_folder, write_atomically
 from bloodcell.models import MissingWeights
 from bloodcell.train import checkpoints, cluster, loop, metrics_log, shown, stages
 from bloodcell.train import strategy as strategies
@@ -66,14 +66,14 @@ def _run(config: Config, runtime: strategies.Runtime) -> None:
     parts, segmentation = segmenting.in_training(parts, config, resumed=resumed and not config.dry_run)
     writes = runtime.chief and not config.dry_run
     if writes:  # after the data, so that a mistyped --data leaves no empty folder
-        common.make_folder(run_dir)
+        make_folder(run_dir)
         common.check_output(config.report, "--report")
     with locked(run_dir) if writes else contextlib.nullcontext():
-        _train(config, runtime, parts, divided, segmentation)
+        _train(config, runtime, parts, divided, segmentation, resumed=resumed)
 
 
 def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSet], divided: division.Division,
-           segmentation: segmenting.Segmentation | None) -> None:
+           segmentation: segmenting.Segmentation | None, *, resumed: bool) -> None:
     run_dir = config.run_dir
     balanced = _balanced(parts["train"], config)
     common.print_header(runtime, config.data, parts, cache=config.cache, learned=("train", "val"))
@@ -83,7 +83,7 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
         plan = " | ".join(str(stage) for stage in stages.parse(config.stages))
         print(f"dry run: {config.model}, {plan}; one batch of "
               f"{config.batch_size} per stage, nothing is written (a real run would write {run_dir})", flush=True)
-    elif checkpoints.Checkpoints(run_dir).has("last"):
+    elif resumed:
         division.check(run_dir, divided)
     elif runtime.chief:
         _write_flags(config, run_dir)

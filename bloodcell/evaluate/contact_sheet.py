@@ -5,7 +5,6 @@ belongs to the command that asks for the sheet.
 """
 
 import dataclasses
-import io
 import textwrap
 from collections.abc import Sequence
 
@@ -13,6 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from bloodcell.evaluate import plots
 
 _DPI = 100
 _MARGIN, _GAP, _LABEL = 24, 4, 150  # around the sheet, between images, left of a row
@@ -96,9 +97,7 @@ def contact_sheet_png(images: np.ndarray, *, rows: Sequence[str], columns: Seque
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_aspect("auto")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return plots.png(figure)
 
 
 def _draw_bar(axes: Axes, bar: Bar, x: float, y: float) -> None:

@@ -3,12 +3,13 @@
 Measured in pixels throughout, so that an image's pixels are the sheet's pixels.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+
+from bloodcell.evaluate import plots
 
 MOST_CLASSES = 12  # columns of a block
 _DPI = 100
@@ -79,9 +80,7 @@ def corruption_sheet_png(clean: np.ndarray, corrupted: Mapping[str, np.ndarray],
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_aspect("auto")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return plots.png(figure)
 
 
 def _shown(cell: np.ndarray, side: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def confusion_png(matrix: Sequence[Sequence[int]] | np.ndarray, names: Sequence[
     for row, column in zip(*np.nonzero(counts), strict=True):
         axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=9,
                   color="white" if shares[row, column] > 0.55 else "black")
-    return _png(figure)
+    return png(figure)
 
 
 def reliability_png(bins: Sequence[dict[str, Any]], ece: float) -> bytes:
@@ -70,7 +70,7 @@ def reliability_png(bins: Sequence[dict[str, Any]], ece: float) -> bytes:
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
@@ -98,7 +98,7 @@ def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     figure.axes[0].legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def robustness_png(errors: Mapping[str, Sequence[float]], clean: float, mean: float | None) -> bytes:
@@ -140,7 +140,7 @@ def robustness_png(errors: Mapping[str, Sequence[float]], clean: float, mean: fl
     left.set_xlabel("severity")
     right.set_xticks([0], ["mean"])
     figure.suptitle("balanced error under corruption", fontsize=11)
-    return _png(figure)
+    return png(figure)
 
 
 def image_grid_png(images: np.ndarray, titles: Sequence[str], *, columns: int = 4) -> bytes:
@@ -163,10 +163,11 @@ def image_grid_png(images: np.ndarray, titles: Sequence[str], *, columns: int = 
     for axes, image, title in zip(figure.axes, pixels, titles, strict=False):
         axes.imshow(image, interpolation="nearest")
         axes.set_title(title.replace("_", " "), fontsize=7, pad=2)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Returns a figure as a PNG file that says nothing of the program that drew it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

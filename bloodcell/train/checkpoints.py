@@ -20,7 +20,7 @@ import numpy as np
 
 from bloodcell import models
 from bloodcell.errors import InputError
-from bloodcell.files import write_atomically
+from bloodcell.files import make_folder, write_atomically
 
 MODEL_FILE = "model.json"
 FOLDER = "checkpoints"
@@ -42,12 +42,8 @@ class Checkpoints:
         self._keep = keep
 
     def make_folder(self) -> None:
-        """Makes the folder where it is missing; raises InputError."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write {self._folder}: {error.strerror or error}; expected a writable folder, try "
-                             "another --workdir") from None
+        """Makes the folder where it is missing; raises InputError where it cannot be made or written."""
+        make_folder(self._folder)
 
     def check_folder(self) -> None:
         """Raises InputError where somebody has deleted the run's folder while it was at work."""

@@ -120,8 +120,7 @@ def identity(config: Config, precision: str, train: ImageSet, val: ImageSet) -> 
 
 def facts(own: dict[str, Any]) -> dict[str, Any]:
     """Returns what an `identity` says, by names for people."""
-    return {**{f"--{name}": value for name, value in own["config"].items()},
-            **{said: own[name] for name, said in _FIELDS.items()}}
+    return {_FIELDS.get(name, name): value for name, value in _compared(own).items()}
 
 
 def same_run(meta: dict[str, Any], own: dict[str, Any], run_dir: pathlib.Path, allowed: str) -> tuple[State, list[str]]:
@@ -139,9 +138,7 @@ def same_run(meta: dict[str, Any], own: dict[str, Any], run_dir: pathlib.Path, a
     Raises:
       InputError: something differs that may not; it names every such field, what it was, and what it is.
     """
-    before = {**{f"--{name}": value for name, value in meta.get("config", {}).items()},
-              **{name: meta.get(name) for name in _FIELDS}}
-    now = {**{f"--{name}": value for name, value in own["config"].items()}, **{name: own[name] for name in _FIELDS}}
+    before, now = _compared(meta), _compared(own)
     differing = [name for name in now if before.get(name) != now[name]]
     permitted = {name.strip() for name in allowed.split(",")}
     refused = [name for name in differing
@@ -154,6 +151,12 @@ def same_run(meta: dict[str, Any], own: dict[str, Any], run_dir: pathlib.Path, a
                          f"{', '.join(_said(name, before.get(name), now[name]) for name in refused)}; try {way}")
     state = State(**meta["state"])
     return state, [_said(name, before.get(name), now[name]) for name in differing]
+
+
+def _compared(notes: dict[str, Any]) -> dict[str, Any]:
+    """Returns what an identity says, flags under `--name`; None for what an older one does not say."""
+    return {**{f"--{name}": value for name, value in notes.get("config", {}).items()},
+            **{name: notes.get(name) for name in _FIELDS}}
 
 
 def _said(name: str, before: Any, now: Any) -> str:

@@ -177,21 +177,20 @@ def resolve(*, strategy: str, replicas: int, precision: str, jit: str, seed: int
     if jit == "auto":
         jit = "step" if gpus else "augment"
 
+    workers, worker = (len(members.workers), members.index) if members else (1, 0)
+    chosen: tf.distribute.Strategy
     if members:
         if gpus:
             tf.config.set_visible_devices(gpus[:count], "GPU")  # the strategy takes all that it sees
-        joined, workers = _join(members), len(members.workers)
-        memory = _memory(count) if gpus else None
-        return Runtime(joined, count * workers, precision, jit, f"{workers} workers x {devices}", workers,
-                       members.index, memory)
-    if count > 1 or strategy == "mirrored":
+        chosen, devices = _join(members), f"{workers} workers x {devices}"
+    elif count > 1 or strategy == "mirrored":
         reduction = None if gpus else tf.distribute.ReductionToOneDevice()  # NCCL needs GPUs
         with cluster.out_of_sight():
             chosen = tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
     else:
         chosen = tf.distribute.get_strategy()  # TensorFlow's default: one device, nothing in between
-    memory = _memory(count) if gpus else None
-    return Runtime(chosen, count, precision, jit, devices, device_memory=memory)
+    memory = _memory(count) if gpus else None  # asked last: it starts the devices
+    return Runtime(chosen, count * workers, precision, jit, devices, workers, worker, memory)
 
 
 def _replicas_of_worker(replicas: int, workers: int, gpus: list[tf.config.PhysicalDevice]) -> int:

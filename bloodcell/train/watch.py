@@ -81,7 +81,7 @@ class Watch:
         self.looked = now
         if self._board and (now - self._shown > BOARD_SECONDS):
             self._shown = now
-            self._curves(values, step)
+            self._curves(self._board, values, step)
         return values.sum(axis=0)
 
     @property
@@ -111,11 +111,10 @@ class Watch:
         return {name: round(value, 1) for name, value in (found | ({"device": sum(used) / 2**20} if used else {})
                                                           ).items()}
 
-    def _curves(self, values: np.ndarray, step: int) -> None:
-        assert self._board is not None
+    def _curves(self, board: Board, values: np.ndarray, step: int) -> None:
         loss, images, right, norms, skipped = values.sum(axis=0)
         seconds = self._times[-1][0] if self._times else 0.0
-        self._board.scalars({
+        board.scalars({
             "steps/loss": loss / images, "steps/accuracy": right / images, "steps/learning_rate": self._rate(),
             "steps/gradient_norm": norms / max(len(values) - skipped, 1), "steps/skipped": skipped,
             **({"steps/images_per_second": images / len(values) / seconds, "steps/step_ms": 1000 * seconds}
