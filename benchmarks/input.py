@@ -1,20 +1,20 @@
 """Suite `input`: images in memory, on the device, and in TFRecords that are streamed, alone and under a training step.
 
 All sides feed the same images in the same order; they differ in `--cache` and in nothing else. A training has one more
-contestant: the same step on one batch again and again, a tensor already, so that nothing is left to feed.
+contestant: the same step on one batch again and again, a tensor already, so that nothing is left to feed. Two networks
+are trained: the recipes', and the fastest there is, whose step leaves the least time for reading.
 """
 
-import itertools
+import functools
 import pathlib
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tensorflow as tf
 
-from benchmarks import streaming
+from benchmarks import streaming, training
 from benchmarks.timing import Contestant, race
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ SECONDS = 60.0  # a contestant's timed runs of one case
 BATCH = 64  # as the recipes have it
 IMAGES = 10_000  # of the sets that are raced
 LARGE = 100_000  # of the set whose memory is compared with theirs
-MODEL = "mobilenet_v3_small"  # the fastest of the backbones: it leaves the least time for reading
+MODELS = ("efficientnet_lite0", "mobilenet_v3_small")
 POLICY = "flip | rotate(180) | zoom(0.2) | randaugment(n=2, m=4)"
-PIPELINE_STEPS, TRAIN_STEPS = 100, 40  # batches of a run
-TRAIN = "training, jpeg"
+PIPELINE_STEPS, TRAIN_STEPS = 100, 60  # batches of a run
+TRAIN = "training"  # with the network's name behind it
 REPEATED = "repeated"  # the contestant without input
 PEAK = "peak memory"
 
@@ -59,7 +59,8 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
                 written[count, encoding] = streaming.write(pathlib.Path(folder, f"{count}-{encoding}"), count, encoding)
             return written[count, encoding]
 
-        cases = {"pipeline, jpeg": ("jpeg", _feeding), "pipeline, png": ("png", _feeding), TRAIN: ("jpeg", _training)}
+        cases = {"pipeline, jpeg": ("jpeg", _feeding), "pipeline, png": ("png", _feeding),
+                 **{f"{TRAIN} {model}": ("jpeg", functools.partial(_training, model)) for model in MODELS}}
         for case, (encoding, contestants) in cases.items():
             if re.search(only, case):
                 rows += race("input", contestants(case, pattern(IMAGES, encoding)), samples=samples, seconds=seconds,
@@ -101,43 +102,25 @@ def _feeding(case: str, pattern: str) -> list[Contestant]:
     return [Contestant(case, name, steps * BATCH, feed(batches)) for name, (batches, steps) in sides.items()]
 
 
-def _training(case: str, pattern: str) -> list[Contestant]:
+def _training(name: str, case: str, pattern: str) -> list[Contestant]:
     """One network and one compiled step, fed in turns from all sides.
 
     The step is traced and compiled twice, for batches with images and for those with their positions on the device. The
     first call of each contestant, which is not timed, sees to that.
     """
-    from bloodcell import augment, models
     from bloodcell.data import demo
-    from bloodcell.train import losses, optimizers, step, strategy
-    runtime = strategy.resolve(strategy="none", replicas=0, precision="auto", jit="auto", seed=0)
-    classes = len(demo.CLASS_NAMES)
-    with runtime.strategy.scope():
-        model = models.build(MODEL, weights="none", head="", image_size=streaming.SIDE, num_classes=classes, seed=0)
-        settings = optimizers.parse("adamw(weight_decay=1e-4)")
-        optimizer = optimizers.build(settings, learning_rate=1e-3, variables=model.trainable_variables,
-                                     precision=runtime.precision)
-    inputs = step.inputs(augment.parse(POLICY), runtime, 0, num_classes=classes)
-    train_step = step.train_step(model, optimizer, inputs=inputs, loss=losses.parse("cross_entropy"),
-                                 class_weights=np.ones(classes, np.float32), runtime=runtime)
-    numbers = itertools.count()
+    trained = training.build(name, policy=POLICY, classes=len(demo.CLASS_NAMES))
 
     def train(batches: Iterable[Any]) -> Callable[[int], None]:
-        def run(_: int) -> None:
-            epoch = tf.constant(next(numbers), tf.int64)
-            tf.stack([train_step(batch, epoch) for batch in batches]).numpy()
-        return run
+        return lambda _: trained.run(batches)
 
     contestants = []
-    pipelines = _sides(pattern, runtime.strategy)
-    for name, pipeline in pipelines.items():
+    pipelines = _sides(pattern, trained.runtime.strategy)
+    for side, pipeline in pipelines.items():
         batches, steps = _first(pipeline, TRAIN_STEPS)
-        contestants.append(Contestant(case, name, steps * BATCH, train(runtime.distribute(batches, pipeline.resident))))
-    batch = _placed(pipelines["memory"].batch(0, 0), runtime.strategy)
+        given = trained.runtime.distribute(batches, pipeline.resident)
+        contestants.append(Contestant(case, side, steps * BATCH, train(given)))
+    batch = training.placed(pipelines["memory"].batch(0, 0), trained.runtime.strategy)
     steps = min(TRAIN_STEPS, pipelines["memory"].num_batches)
     return [*contestants, Contestant(case, REPEATED, steps * BATCH, train([batch] * steps))]
 
-
-def _placed(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:
-    """Returns a batch on the device that trains."""
-    return tf.function(lambda: strategy.run(lambda: tf.nest.map_structure(tf.identity, batch)), autograph=False)()

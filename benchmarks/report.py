@@ -94,16 +94,17 @@ def markdown(results: Mapping[str, Result]) -> str:
 
 
 _METHOD = """\
-Everybody starts with the same rendered cells, uint8 in memory, and ends with uint8 or float32 images in host memory.
-A first call (tracing, compiling) is timed apart and a second warms up; then the contestants of a case take turns, A B
-A B, so that a busy machine slows them alike. In `ops`, a case is an op at 0.4 of its range for all samples; in
-`policies`, all take turns in one round; in `input`, the same images come in the same order from memory, from the
-device, where the set lies and to which only positions travel, and from TFRecords (512 rendered cells, turned, rolled,
-lighter or darker each time), alone or into the step of one network (MobileNetV3-small, augmented), and the first read,
-which checks the files, is not timed. `one batch repeated` is the same step without any input; the others' parts of its
-rate are medians over the turns, each of the runs of that turn. Slow contestants have fewer runs (`samples` in the
-JSON), never fewer than three. A run lasts a fifth of a second at least, over as many batches as that takes: what
-follows a pause or somebody else's work is slow at first. Pipelines, which work ahead, begin and end within the run."""
+Everybody starts with the same rendered cells, uint8 in memory, and ends with uint8 or float32 images in host memory. A
+first call (tracing, compiling) is timed apart and a second warms up; then the contestants of a case take turns, there
+and back (A B C, C B A), so that a busy machine slows them alike and nobody always follows the same one. In `ops`, a
+case is an op at 0.4 of its range for all samples; in `policies`, all take turns in one round; in `input`, the same
+images come in the same order from memory, from the device, where the set lies and to which only positions travel, and
+from TFRecords (512 rendered cells, turned, rolled, lighter or darker each time), alone or into the augmented step of a
+network, and the first read, which checks the files, is not timed. `one batch repeated` is the same step without any
+input; the others' parts of its rate are medians over the turns, each of the runs of that turn. Slow contestants have
+fewer runs (`samples` in the JSON), never fewer than three. A run lasts a fifth of a second at least, over as many
+batches as that takes: what follows a pause or somebody else's work is slow at first. Pipelines, which work ahead,
+begin and end within the run."""
 
 
 def _titles(result: Result) -> dict[str, str]:

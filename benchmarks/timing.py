@@ -1,6 +1,7 @@
 """How everything here is timed.
 
-Contestants take turns (A B A B ...), so that a busy machine slows them alike. A run starts with the input in memory and
+Contestants take turns, there and back (A B C, C B A, ...), so that a busy machine slows them alike and nobody always
+follows the same one. A run starts with the input in memory and
 ends when the result is in host memory. The first call, which traces and compiles, is timed apart; a second warms up.
 What belongs here: turns, clocks and quartiles. Who runs what belongs to the suites and the peers.
 """
@@ -66,7 +67,7 @@ def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds
     durations: list[dict[int, float]] = [{} for _ in ready]  # by turn
     rounds = max(counts, default=0)
     for turn in range(rounds):
-        for index, contestant in enumerate(ready):
+        for index, contestant in list(enumerate(ready))[::-1 if turn % 2 else 1]:
             if (turn + 1) * counts[index] // rounds > turn * counts[index] // rounds:
                 durations[index][turn] = _time(contestant, 2 + turn)
     rates = [{turn: contestant.images / taken for turn, taken in turns.items()}

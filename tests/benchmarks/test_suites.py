@@ -80,14 +80,15 @@ def test_input_feeds_a_training_from_every_side_and_measures_memory(few, tmp_pat
     for name, value in (("IMAGES", 64), ("LARGE", 128), ("PIPELINE_STEPS", 2), ("TRAIN_STEPS", 1), ("POLICY", "flip")):
         monkeypatch.setattr(feeding, name, value)
     # what takes long is left out: the step, and two of three processes that import TensorFlow
-    monkeypatch.setattr(feeding, "_training", feeding._feeding)
+    monkeypatch.setattr(feeding, "_training", lambda network, case, pattern: feeding._feeding(case, pattern))
     measure = streaming.measure
     monkeypatch.setattr(streaming, "measure", lambda pattern, cache: measure(pattern, cache) if cache == "memory" else
                         dataclasses.asdict(streaming._epoch(pattern, cache)))
     command.main(["input", "--samples=1", f"--json={tmp_path / 'out.json'}", f"--results={tmp_path / 'results'}"])
     result = _strict(tmp_path / "out.json")
     assert [(row["case"], row["implementation"]) for row in result["rows"]] == [
-        (case, side) for case in ("pipeline, jpeg", "pipeline, png", "training, jpeg")
+        (case, side) for case in ("pipeline, jpeg", "pipeline, png", "training efficientnet_lite0",
+                                 "training mobilenet_v3_small")
         for side in ("memory", "device", "tfrecord")]
     assert [(each["images"], each["cache"]) for each in result["streams"]] == [
         (64, "memory"), (64, "none"), (128, "none")]
@@ -95,7 +96,7 @@ def test_input_feeds_a_training_from_every_side_and_measures_memory(few, tmp_pat
     page = (tmp_path / "results" / "README.md").read_text()
     assert "| images | where | peak memory, MiB |" in page
     assert "| case | in memory | on the device | streamed |" in page
-    assert "| `training, jpeg` |" in page
+    assert "| `training efficientnet_lite0` |" in page
     assert (tmp_path / "results" / "input.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -119,7 +120,7 @@ def test_training_takes_the_same_images_from_every_side_and_traces_its_step_twic
 
     monkeypatch.setattr(step, "train_step", train_step)
     pattern = streaming.write(tmp_path, 16, "png")
-    contestants = {each.implementation: each for each in feeding._training("training, png", pattern)}
+    contestants = {each.implementation: each for each in feeding._training("cnn", "training cnn", pattern)}
     assert list(contestants) == ["memory", "device", "tfrecord", "repeated"]
     images = {}
     for turn in range(3):

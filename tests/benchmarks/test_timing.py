@@ -8,7 +8,7 @@ from benchmarks import timing
 from benchmarks.timing import Contestant, race
 
 
-def test_contestants_take_turns_after_a_first_and_a_warm_up_call(monkeypatch):
+def test_contestants_take_turns_there_and_back_after_a_first_and_a_warm_up_call(monkeypatch):
     monkeypatch.setattr(timing, "LONG_ENOUGH", 0.0)
     calls: list[tuple[str, int]] = []
 
@@ -17,7 +17,7 @@ def test_contestants_take_turns_after_a_first_and_a_warm_up_call(monkeypatch):
 
     rows = race("suite", [contestant("a"), contestant("b")], samples=3)
     assert calls == [("a", 0), ("a", 1), ("b", 0), ("b", 1),
-                     ("a", 2), ("b", 2), ("a", 3), ("b", 3), ("a", 4), ("b", 4)]
+                     ("a", 2), ("b", 2), ("b", 3), ("a", 3), ("a", 4), ("b", 4)]
     assert [(row["suite"], row["case"], row["implementation"], row["samples"]) for row in rows] == [
         ("suite", "case", "a", 3), ("suite", "case", "b", 3)]
 
