@@ -14,6 +14,7 @@ from types import FrameType
 
 from bloodcell import config
 from bloodcell.errors import InputError, Stopped
+from bloodcell.quiet import stderr_nowhere
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _USERS_LOG_LEVEL = os.environ.get(_LOG_LEVEL)
@@ -83,16 +84,8 @@ def _quiet() -> Iterator[None]:
         yield
         return
     os.environ[_LOG_LEVEL] = "3"
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    with stderr_nowhere():
         yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
 
 
 if __name__ == "__main__":
