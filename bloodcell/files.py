@@ -32,7 +32,7 @@ def write_atomically(path: pathlib.Path, content: bytes | Callable[[BinaryIO], N
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -87,7 +87,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _sync_folder(folder: pathlib.Path) -> None:
+def sync_folder(folder: pathlib.Path) -> None:
     """Has a renamed file's name on disk before anything that is done later."""
     with contextlib.suppress(OSError):  # some file systems cannot, and lose nothing by it but the newest file
         number = os.open(folder, os.O_RDONLY)

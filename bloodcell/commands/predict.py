@@ -1,91 +1,146 @@
-"""`--mode=predict`: class and probabilities of new images, as a CSV file."""
+"""`--mode=predict`: class, probabilities and flags of new images, however many, as CSV, JSON lines or arrays."""
 
-import csv
-import io
-import os
+import contextlib
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from bloodcell.commands import common, segmenting
+from bloodcell.commands import classifying, common, parts, predictions
+from bloodcell.commands.classifying import Loaded
+from bloodcell.commands.predictions import LOW, NOVEL, UNREADABLE, Layout
 from bloodcell.config import Config
-from bloodcell.data import folder, sources
-from bloodcell.data.dataset import ImageSet
-from bloodcell.data.decode import decode_file
-from bloodcell.data.resize import to_square
-from bloodcell.errors import InputError, shown
-from bloodcell.evaluate import inference, metrics
-from bloodcell.files import write_atomically
-from bloodcell.train import checkpoints
+from bloodcell.data import stream
+from bloodcell.data.dataset import first_left_out
+from bloodcell.data.stream import Batch, Stream
+from bloodcell.errors import InputError, Stopped
+from bloodcell.evaluate import metrics, novelty
+from bloodcell.evaluate.novelty import Novelty
+from bloodcell.part_file import PartFile
 from bloodcell.train import strategy as strategies
 
-LOW_CONFIDENCE = 0.5  # below this largest probability an image is flagged
-UNREADABLE = "unreadable"  # the flag of an image that --max_bad_images let pass without figures
+_NAMED = 3  # unreadable images that are named on the terminal; the file names all of them
+_NOTHING_YET = {"images": 0, "changed": 0, "first": [], **dict.fromkeys(predictions.FLAGS, 0)}
 
 
 def run(config: Config) -> None:
-    """Writes `--predictions` for the images of `--data`; labels are neither needed nor read.
+    """Writes `--predictions` for the images of `--data`, in their order; labels are neither needed nor read.
+
+    Rows are on disk a few seconds after their images were looked at, in `<predictions>.part`, which gets its name when
+    all are there. A command that was stopped or killed goes on from there when it is given again.
 
     Raises:
-      InputError: a checkpoint, images or an output file that cannot be used.
+      InputError: a checkpoint, a source or an output file that cannot be used, no image that can be read, or more that
+        cannot than `--max_bad_images` allows where that is above 0.
+      Stopped: Ctrl-C or SIGTERM.
     """
-    common.check_output(config.predictions, "--predictions")
+    ending = predictions.check(config.predictions)
     runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
                                  jit=config.jit, seed=config.seed)
-    model, about = checkpoints.load_model(config.checkpoint, which=config.which)
-    names = about["class_names"]
-    images = _load(config, about["image_size"], names)
-    common.print_header(runtime, config.data, {"unlabelled": images})
-    images = segmenting.of_run(images, config, about)
-    probabilities = inference.probabilities(model, images, batch_size=config.batch_size,
-                                            on_batch=common.counter("predicted", len(images), config.progress))
-    text = to_csv(images.files, probabilities, names, [name for name, _ in images.left_out])
-    write_atomically(pathlib.Path(config.predictions), text.encode())
-    flagged = int((probabilities.max(axis=1) < LOW_CONFIDENCE).sum())
-    unreadable = f", and {len(images.left_out):,} {UNREADABLE}" if images.left_out else ""
-    print(f"wrote {config.predictions}: {len(images):,} images, {flagged:,} of them flagged{unreadable}", flush=True)
+    loaded = classifying.load(dataclasses.replace(config, val_augment=""), runtime)
+    size, names = loaded.about["image_size"], loaded.about["class_names"]
+    layout = Layout(ending, names, config.topk)
+    judges = [novelty.load(run, digest) for run, digest in zip(loaded.runs, loaded.weights_sha256, strict=True)]
+    images = stream.open_source(config.data, image_size=size, class_names=names, seed=config.seed)
+    print(f"devices: {runtime.devices} | precision: {runtime.precision} | jit: {runtime.jit} | data: {config.data}: "
+          f"{len(images):,} unlabelled images, read as their turn comes, {len(names)} classes", flush=True)
+    loaded.print_notes()
+    loaded = classifying.calibrated(loaded, parts.to_fit_on(config, loaded.about), config, runtime)
+    for line in _how_they_are_read(images, size, loaded, judges):
+        print(line, flush=True)
+
+    about = {"images": [len(images), images.digest], "checkpoint": list(loaded.weights_sha256),
+             "temperature": [member.temperature for member in loaded.classifier.members],
+             "ensemble_weights": loaded.classifier.weights.tolist(), "segment": loaded.about["segment"],
+             "tta": config.tta, "novelty": [judge and judge.threshold for judge in judges], "topk": config.topk,
+             "batch_size": config.batch_size, "precision": runtime.precision, "jit": runtime.jit}
+    with PartFile(pathlib.Path(config.predictions), about) as part:
+        if part.damaged:
+            print(f"{part.path} is damaged: starting with the first image", flush=True)
+        if part.state:
+            print(f"going on after {part.state['images']:,} of {len(images):,} images", flush=True)
+        else:
+            part.append(layout.header(), _NOTHING_YET)
+        start, started = part.state["images"], time.monotonic()
+        said = started
+        try:
+            with contextlib.closing(images.batches(config.batch_size, size, start)) as batches:
+                for batch in batches:
+                    text, flags = layout.rows(batch.items, *_judged(batch, loaded, judges))
+                    part.append(text, _counted(part.state, batch, flags))
+                    if 0 < config.max_bad_images < part.state[UNREADABLE]:
+                        raise _too_many_unreadable(part, config)
+                    now, done = time.monotonic(), part.state["images"]
+                    if config.progress != "none" and now - said >= common.LINE_SECONDS:
+                        speed, said = (done - start) / (now - started), now
+                        print(f"predicted {done:,}/{len(images):,} images, {speed:,.0f} images/s, "
+                              f"{(len(images) - done) / speed / 60:,.1f} minutes to go", flush=True)
+        except (KeyboardInterrupt, Stopped) as stop:
+            raise Stopped(stop.number if isinstance(stop, Stopped) else signal.SIGINT, (
+                f"{part.state['images']:,} of {len(images):,} images are in {part.path}; the same command goes on "
+                "from there")) from None
+        result = part.state
+        if result[UNREADABLE] == result["images"]:
+            part.discard()
+            raise InputError(f"{config.data}: expected an image that can be read, received {result['images']:,} that "
+                             f"cannot, first {first_left_out(result['first'], _NAMED)}; try other files")
+        layout.finish(part)
+    speed = (result["images"] - start) / (time.monotonic() - started)
+    print(_last_line(config.predictions, result, size, speed), flush=True)
 
 
-def to_csv(files: Sequence[str], probabilities: np.ndarray, class_names: Sequence[str],
-           unreadable: Sequence[str] = ()) -> str:
-    """Returns the CSV text.
-
-    Args:
-      files: N names.
-      probabilities: float [N, C].
-      class_names: C names.
-      unreadable: names of images that have no probabilities, because they cannot be used.
-
-    Returns:
-      A header and N lines of `file,label,name,p0..p(C-1),confidence,novelty,flag`: `label` and `name` are the most
-      probable class's, `confidence` its probability, `novelty` the entropy of the probabilities over its maximum
-      (0..1), `flag` is `low_confidence` below a confidence of 0.5, else empty. A line for each of `unreadable` follows,
-      with `unreadable` for its flag and nothing between.
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    columns = [f"p{i}" for i in range(len(class_names))]
-    writer.writerow(["file", "label", "name", *columns, "confidence", "novelty", "flag"])
-    labels, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    novelty = metrics.normalised_entropy(probabilities)
-    for i, file in enumerate(files):
-        writer.writerow([file, labels[i], class_names[labels[i]], *(f"{p:.6f}" for p in probabilities[i]),
-                         f"{confidence[i]:.6f}", f"{novelty[i]:.6f}",
-                         "low_confidence" if confidence[i] < LOW_CONFIDENCE else ""])
-    for file in unreadable:
-        writer.writerow([file, *[""] * (len(columns) + 4), UNREADABLE])
-    return buffer.getvalue()
+def _how_they_are_read(images: Stream, size: int, loaded: Loaded, judges: Sequence[Novelty | None]) -> Iterator[str]:
+    """Lines on what becomes of images before the model, and on what their novelty is."""
+    yield (f"images of other sizes are cropped to the centred square and resized to {size}x{size} (bicubic); alpha, "
+           "the lower 8 of 16 bits, pages after the first and EXIF orientations are ignored")
+    count, first = images.passed_over
+    if count:
+        yield f"passed over: {count:,} files whose names end in none of {', '.join(stream.SUFFIXES)}, first {first}"
+    without = [str(run) for run, judge in zip(loaded.runs, judges, strict=True) if judge is None]
+    if len(without) == len(judges):
+        yield (f"novelty: {', '.join(without)} cannot say what is no cell (trained before runs could): the column "
+               "holds the entropy of the probabilities, and no image is flagged novel")
+    elif without:
+        yield f"novelty: the mean of the runs' scores without {', '.join(without)}, which cannot say what is no cell"
 
 
-def _load(config: Config, image_size: int, names: tuple[str, ...]) -> ImageSet:
-    """Reads `--data`, which for this command may also be a single image file."""
-    path = pathlib.Path(os.path.expanduser(config.data))
-    if path.suffix.lower() not in folder.SUFFIXES or os.path.isdir(path):
-        return sources.load(config.data, part="test", labelled=False, image_size=image_size, seed=config.seed,
-                            class_names=names, max_bad_images=config.max_bad_images, cache=config.cache)
-    image = decode_file(path)
-    if isinstance(image, str):
-        raise InputError(f"--data expected an image file, received {shown(str(path))} ({image}); try another file")
-    return ImageSet(to_square(image[None], image_size), None, np.zeros(1, np.int64), names, config.data,
-                    (shown(path.name),))
+def _judged(batch: Batch, loaded: Loaded, judges: Sequence[Novelty | None]
+            ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns probabilities float32 [R,C], novelty float64 [R] and its flag bool [R] of R images that can be read."""
+    count = sum(not item.reason for item in batch.items)
+    if not count:
+        return np.zeros((0, loaded.classifier.class_count), np.float32), np.zeros(0), np.zeros(0, bool)
+    outputs = loaded.classifier.batch(batch.images, batch.ids)
+    probabilities = loaded.classifier.probabilities(outputs.logits)[:count]
+    scores = [judge.score(features)[:count] for judge, features in zip(judges, outputs.features, strict=True) if judge]
+    if not scores:
+        return probabilities, metrics.normalised_entropy(probabilities), np.zeros(count, bool)
+    score = np.mean(scores, axis=0)
+    return probabilities, score, score >= novelty.FLAGGED
+
+
+def _counted(state: dict[str, Any], batch: Batch, flags: dict[str, int]) -> dict[str, Any]:
+    """Returns what is known of all images so far, those of a batch among them."""
+    unreadable = [[item.file, item.reason] for item in batch.items if item.reason]
+    return {"images": state["images"] + len(batch.items),
+            "changed": state["changed"] + sum(item.changed for item in batch.items),
+            "first": (state["first"] + unreadable)[:_NAMED + 1],
+            **{flag: state[flag] + count for flag, count in flags.items()}}
+
+
+def _too_many_unreadable(part: PartFile, config: Config) -> InputError:
+    state = part.state
+    return InputError(f"{config.data}: expected whole images but for {config.max_bad_images} (--max_bad_images), "
+                      f"received {state[UNREADABLE]:,} among the first {state['images']:,} that cannot be used, first "
+                      f"{first_left_out(state['first'], _NAMED)}; try replacing them, or leaving the flag out")
+
+
+def _last_line(path: str, result: dict[str, Any], size: int, speed: float) -> str:
+    unreadable = f" ({first_left_out(result['first'], _NAMED)})" if result[UNREADABLE] else ""
+    return (f"wrote {path}: {result['images']:,} images, {speed:,.0f} images/s; {result['changed']:,} brought to "
+            f"{size}x{size}; flagged: {result[NOVEL]:,} {NOVEL}, {result[LOW]:,} {LOW}, {result[UNREADABLE]:,} "
+            f"{UNREADABLE}{unreadable}")

@@ -123,7 +123,8 @@ def _inspect(data: bytes) -> tuple[str, int, int, bytes] | str:
     return "it is no jpg, png or bmp"
 
 
-def _bad_size(height: int, width: int) -> str:
+def bad_size(height: int, width: int) -> str:
+    """Returns a reason where a side is not 1 to MAX_SIDE pixels, else ""."""
     if 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE:
         return ""
     return f"its header says {height}x{width} pixels, of 1 to {MAX_SIDE} a side"
@@ -139,7 +140,7 @@ def _png(data: bytes) -> tuple[str, int, int, bytes] | str:
     width, height, depth, colour, method, filtering, interlace = struct.unpack_from(">IIBBBBB", data, 16)
     if (length, name) != (13, b"IHDR") or zlib.crc32(data[12:29]) != struct.unpack_from(">I", data, 29)[0]:
         return "its header is damaged"
-    if (reason := _bad_size(height, width)):
+    if (reason := bad_size(height, width)):
         return reason
     if depth not in _PNG_DEPTHS.get(colour, ()) or method or filtering or interlace > 1:
         return f"its header says colour type {colour} with {depth} bits, which PNG does not have"
@@ -244,7 +245,7 @@ def _jpeg(data: bytes) -> tuple[str, int, int, bytes] | str:
             if size is not None or length < 8:
                 return "its header is damaged"
             precision, height, width, components = struct.unpack_from(">BHHB", data, position + 2)
-            if (reason := _bad_size(height, width)):
+            if (reason := bad_size(height, width)):
                 return reason
             if precision != 8 or components not in (1, 3, 4) or length != 8 + 3 * components:
                 return f"it has {components} components of {precision} bits, of 1, 3 or 4 of 8"
@@ -292,7 +293,7 @@ def _bmp(data: bytes) -> tuple[str, int, int, bytes] | str:
     offset, about, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", data, 10)
     if about not in (40, 52, 56, 108, 124):
         return f"its header has {about} bytes, which is not read"
-    if (reason := _bad_size(abs(height), width)):
+    if (reason := bad_size(abs(height), width)):
         return reason
     if bits not in (8, 24, 32) or compression not in (0, 3) or (compression == 3 and bits != 32):
         return f"it has {bits} bits a pixel and compression {compression}, of 8, 24 or 32 bits without"

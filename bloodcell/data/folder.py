@@ -95,8 +95,14 @@ def _folders(path: pathlib.Path) -> list[str]:
     return [name for name in _entries(path) if os.path.isdir(path / name) and not name.startswith((".", "__"))]
 
 
-def _images_below(path: pathlib.Path) -> list[str]:
-    """Names of all images below a folder, relative to it with "/", sorted; hidden ones (.name, __MACOSX) left out."""
+def files_below(path: pathlib.Path) -> list[str]:
+    """Returns the names of all files below a folder, relative to it with "/", sorted.
+
+    Hidden ones (.name, __MACOSX) are left out, and links to folders are not followed.
+
+    Raises:
+      InputError: a folder that cannot be read, or hundreds of levels of them.
+    """
     def refuse(error: OSError) -> None:  # os.walk would pass over it, and its images would be lost without a word
         raise _unreadable(error)
 
@@ -104,11 +110,15 @@ def _images_below(path: pathlib.Path) -> list[str]:
     try:
         for folder, below, names in os.walk(path, onerror=refuse):
             below[:] = [name for name in below if not name.startswith((".", "__"))]
-            found += [pathlib.Path(folder, name).relative_to(path).as_posix() for name in names
-                      if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+            inside = pathlib.Path(folder).relative_to(path).as_posix()
+            found += [name if inside == "." else f"{inside}/{name}" for name in names if not name.startswith(".")]
     except RecursionError:  # until Python 3.11, os.walk takes a frame a level
         raise InputError(f"{path}: expected folders a few levels deep, received hundreds; try another folder") from None
     return sorted(found)
+
+
+def _images_below(path: pathlib.Path) -> list[str]:
+    return [name for name in files_below(path) if name.lower().endswith(SUFFIXES)]
 
 
 def _labelled_files(root: pathlib.Path,

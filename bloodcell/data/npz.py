@@ -30,6 +30,7 @@ _DEFLATE_LIMIT = 1032  # deflate cannot shrink further than 1032 to 1 (zlib's te
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 100  # pictures shrink to a third or a half; what is larger and shrinks more is none
 _DIRECTORY_BYTES = 2**20  # of a zip's directory, which zipfile reads at once; an array takes about 60
 _MOST_LABELS = 2**26
+_PIECE_BYTES = 2**20  # of images that are read one after the other
 
 # An array's header as NumPy and others write it: a Python dictionary, of which nothing else is let through to NumPy's
 # parser, for which a deep or broken expression is hard work. Each piece matches in one way only, so this is quick.
@@ -47,6 +48,8 @@ class _Array:
     entry: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    start: int  # of the data behind the header, in bytes
+    fortran: bool
 
 
 def parts(path: pathlib.Path) -> tuple[str, ...]:
@@ -83,16 +86,7 @@ def load(path: pathlib.Path, *, part: str = "train", labelled: bool = True,
         wanted = [image_key, label_key] if labelled else [image_key]
         if labelled and prefix and class_names is None and part != "train" and "train_labels" in keys:
             wanted.append("train_labels")  # the training part says what classes there are
-        twice = [key for key in wanted if keys.count(key) > 1]
-        if twice:
-            raise InputError(f"{path}: expected each array once, received {twice[0]} {keys.count(twice[0])} times; try "
-                             "writing the file again with np.savez")
-        missing = [key for key in wanted if key not in keys]
-        if missing:
-            found = ", ".join(shown(key[:80]) for key in keys[:12])
-            found += f" and {len(keys) - 12} more" if len(keys) > 12 else ""
-            raise InputError(f"{path}: expected the keys {_KEYS}, received {found or 'none'} (no {missing[0]}); "
-                             "try renaming the arrays with np.savez")
+        _check_keys(path, keys, wanted)
         arrays = {key: _header(path, key) for key in wanted}
         n = _check_images(arrays[image_key], f"{path}: {image_key}")
         for key in wanted[1:]:
@@ -112,6 +106,67 @@ def load(path: pathlib.Path, *, part: str = "train", labelled: bool = True,
             names = _class_names(path, len(names))
     files = tuple(f"{shown(path.name)}#{index}" for index in range(n))
     return ImageSet(images, labels, np.arange(n, dtype=np.int64), names, origin or str(path), files, audited=audited)
+
+
+class Images:
+    """The images of a file in their order, a few at a time, for who looks at each once.
+
+    Attributes:
+      shape: N, height, width, 3.
+      digest: of their bytes, for people who come back: the zip's checksum and their number.
+    """
+
+    def __init__(self, path: pathlib.Path, *, part: str = "test") -> None:
+        """Takes a file and part as `load` does, and reads all bytes once, so that damage is found here.
+
+        Raises:
+          InputError: as of `load`, but for images that memory does not hold.
+        """
+        self._path, self._part = path, part
+        with _reading(path):
+            keys = _keys(path)
+            key = "images" if "images" in keys else f"{part}_images"
+            _check_keys(path, keys, [key])
+            self._array = _header(path, key)
+            # images in Fortran order lie across the file, and are read whole
+            _check_images(self._array, f"{path}: {key}", streamed=not self._array.fortran)
+            with zipfile.ZipFile(path) as archive, archive.open(self._array.entry) as file:
+                while file.read(_PIECE_BYTES):
+                    pass
+                checksum = archive.getinfo(self._array.entry).CRC
+        self.shape = self._array.shape
+        self.digest = f"{checksum:08x} {self.shape}"
+
+    def read(self, start: int = 0) -> Iterator[np.ndarray]:
+        """Yields images uint8 [H,W,3] from `start` on; raises InputError where the file has changed meanwhile."""
+        if self._array.fortran:
+            yield from load(self._path, part=self._part, labelled=False).images[start:]
+            return
+        count, *shape = self.shape
+        size = math.prod(shape)
+        with _reading(self._path), zipfile.ZipFile(self._path) as archive, archive.open(self._array.entry) as file:
+            file.seek(self._array.start + start * size)
+            while start < count:
+                pieces = min(max(1, _PIECE_BYTES // size), count - start)
+                data = file.read(pieces * size)
+                if len(data) != pieces * size:
+                    raise EOFError("it ends early")
+                yield from np.frombuffer(data, np.uint8).reshape(pieces, *shape)
+                start += pieces
+
+
+def _check_keys(path: pathlib.Path, keys: list[str], wanted: list[str]) -> None:
+    """Checks that a file holds each array that is needed, once."""
+    twice = [key for key in wanted if keys.count(key) > 1]
+    if twice:
+        raise InputError(f"{path}: expected each array once, received {twice[0]} {keys.count(twice[0])} times; try "
+                         "writing the file again with np.savez")
+    missing = [key for key in wanted if key not in keys]
+    if missing:
+        found = ", ".join(shown(key[:80]) for key in keys[:12])
+        found += f" and {len(keys) - 12} more" if len(keys) > 12 else ""
+        raise InputError(f"{path}: expected the keys {_KEYS}, received {found or 'none'} (no {missing[0]}); "
+                         "try renaming the arrays with np.savez")
 
 
 def _class_names(path: pathlib.Path, least: int) -> tuple[str, ...]:
@@ -224,7 +279,7 @@ def _header(path: pathlib.Path, key: str) -> _Array:
                          f"'{shown(text[:60])}'; try np.savez with one dtype an array")
     try:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(head)
+        shape, fortran, dtype = read(head)
     except (TypeError, SyntaxError) as error:  # a dtype that there is not
         raise ValueError(f"its header: {error}") from None
     if dtype.hasobject:
@@ -240,10 +295,10 @@ def _header(path: pathlib.Path, key: str) -> _Array:
     if size > max(_BOMB_BYTES, _BOMB_RATIO * entry.compress_size):
         raise InputError(f"{where}: expected pictures, received {size} bytes packed into {entry.compress_size}, "
                          "which no pictures are; try np.savez if they really are so plain")
-    return _Array(entry.filename, tuple(shape), dtype)
+    return _Array(entry.filename, tuple(shape), dtype, head.tell(), fortran)
 
 
-def _check_images(array: _Array, where: str) -> int:
+def _check_images(array: _Array, where: str, *, streamed: bool = False) -> int:
     shape, dtype = array.shape, array.dtype
     received = f"received {dtype} {list(shape)}"
     if dtype != np.uint8:
@@ -257,7 +312,7 @@ def _check_images(array: _Array, where: str) -> int:
         raise InputError(f"{where}: expected uint8 [N,H,W,3], {received}; try {fix}")
     if not shape[0]:
         raise InputError(f"{where}: expected at least one image, received none; try another file")
-    check_size(shape, where)
+    check_size((1, *shape[1:]) if streamed else shape, where)
     return shape[0]
 
 

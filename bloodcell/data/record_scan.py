@@ -10,6 +10,7 @@ its masked CRC-32C uint32, all little-endian.
 
 import array
 import dataclasses
+import hashlib
 import os
 import stat
 import struct
@@ -222,6 +223,48 @@ class _Scan:
                 images = self._kept[:count]
         return Found(images, self._labels[:count], self._positions[:count], self._texts, self._files, self._left_out,
                      total)
+
+
+class Records:
+    """The encoded images of shards one after the other, for who looks at each once: none is decoded or kept here.
+
+    What is lost behind a damaged length counts as one record, whose reason says about how many it was.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        """Follows the lengths of all records; raises InputError where a file cannot be read at all."""
+        self._shards = [(path, _frames(path)) for path in paths]
+
+    def __len__(self) -> int:
+        return sum(len(frames.offsets) + bool(frames.lost) for _, frames in self._shards)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the shards' names and their records' lengths."""
+        digest = hashlib.sha256()
+        for path, frames in self._shards:
+            digest.update(f"{os.path.basename(path)} {len(frames.lengths)} {frames.lost}\n".encode(errors="replace"))
+            digest.update(frames.lengths.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def read(self, start: int = 0) -> Iterator[tuple[str, bytes | str]]:
+        """Yields image/filename (or "<shard>#<record>") and the encoded image, or the reason why there is none.
+
+        Args:
+          start: the record to begin with.
+
+        Raises:
+          InputError: a file that can no longer be read.
+        """
+        for path, frames in self._shards:
+            name, count = shown(path.rsplit("/", 1)[-1]), len(frames.offsets)
+            rest = dataclasses.replace(frames, offsets=frames.offsets[start:], lengths=frames.lengths[start:])
+            for number, content in enumerate(_contents(path, rest), min(start, count)):
+                record = content if isinstance(content, str) else _parsed(content, False, f"{name}#{number}")
+                yield (f"{name}#{number}", record) if isinstance(record, str) else (record.file, record.image)
+            if frames.lost and start <= count:
+                yield f"{name}#{count}", frames.reason
+            start = max(0, start - count - bool(frames.lost))
 
 
 # ---- Records ---------------------------------------------------------------------------------------------------------

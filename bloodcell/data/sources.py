@@ -41,7 +41,7 @@ def load(source: str, *, part: str = "train", labelled: bool = True, image_size:
     """
     if part not in PARTS:
         raise ValueError(f"part: expected one of {PARTS}, received {part!r}")
-    kind, path = _kind(source)
+    kind, path = kind_of(source)
     if kind == "demo":
         images = _demo(part, labelled=labelled, image_size=image_size, seed=seed, class_names=class_names)
     elif kind == "tfrecord":
@@ -65,7 +65,7 @@ def load_parts(source: str, *, image_size: int | None = None, seed: int = 0,
 
     All parts share the classes of "train". Arguments and errors as for `load`.
     """
-    kind, path = _kind(source)
+    kind, path = kind_of(source)
     own: tuple[str, ...] = ()
     if kind == "demo":
         own = PARTS
@@ -82,8 +82,11 @@ def load_parts(source: str, *, image_size: int | None = None, seed: int = 0,
     return loaded
 
 
-def _kind(source: str) -> tuple[str, pathlib.Path]:
-    """Which kind of source it is, and its path; looks at the name and at what lies there, reads nothing."""
+def kind_of(source: str) -> tuple[str, pathlib.Path]:
+    """Returns which kind of source it is ("demo", "bloodmnist", "npz", "folder" or "tfrecord"), and its path.
+
+    Looks at the name and at what lies there, reads nothing; raises InputError where it is none of them.
+    """
     if source == "demo" or source.partition(":")[0] == "bloodmnist":
         return source.partition(":")[0], pathlib.Path()
     if shown(source) != source or len(source) > 4095:  # no path of Linux is longer

@@ -44,14 +44,7 @@ def load(pattern: str, *, labelled: bool = True, image_size: int | None = None,
       InputError: no file matches, a shard of a numbered set is missing, more records than `max_bad_images` cannot be
         used, images of unequal size and no `image_size`, or labels with gaps.
     """
-    try:
-        shards = sorted(tf.io.gfile.glob(pattern))
-    except tf.errors.OpError as error:
-        reason = " ".join(error.message.split())[:160]
-        raise InputError(f"{pattern}: expected TFRecord files, received {reason}; try another folder") from None
-    if not shards:
-        raise InputError(f"{pattern}: expected TFRecord files, received no match; try the pattern with ls")
-    _check_complete(shards)
+    shards = shards_of(pattern)
     found = record_scan.scan(shards, labelled=labelled, image_size=image_size, cache=cache, where=pattern)
     if found is None:
         raise InputError(f"{pattern}: expected at least one record, received none in {len(shards)} files")
@@ -64,6 +57,19 @@ def load(pattern: str, *, labelled: bool = True, image_size: int | None = None,
             names = _names(labels, found.texts, pattern) or names
     return ImageSet(found.images, labels, found.positions, names, origin or pattern, tuple(found.files),
                     tuple(found.left_out))
+
+
+def shards_of(pattern: str) -> list[str]:
+    """Returns the files that match, sorted; raises InputError where there is none, or a numbered set lacks one."""
+    try:
+        shards = sorted(tf.io.gfile.glob(pattern))
+    except tf.errors.OpError as error:
+        reason = " ".join(error.message.split())[:160]
+        raise InputError(f"{pattern}: expected TFRecord files, received {reason}; try another folder") from None
+    if not shards:
+        raise InputError(f"{pattern}: expected TFRecord files, received no match; try the pattern with ls")
+    _check_complete(shards)
+    return shards
 
 
 def _check_complete(shards: Sequence[str]) -> None:
