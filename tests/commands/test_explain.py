@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bloodcell import augment, config
-from bloodcell.commands import explain, parts
+from bloodcell.commands import explain, explaining_policy, parts
 from bloodcell.data import demo
 from bloodcell.errors import InputError
 from bloodcell.evaluate import contact_sheet
@@ -39,7 +39,7 @@ def drawn(monkeypatch):
         asked.update(rest, images=images)
         return contact_sheet.contact_sheet_png(images, **rest)
 
-    monkeypatch.setattr(explain, "contact_sheet_png", record)
+    monkeypatch.setattr(explaining_policy, "contact_sheet_png", record)
     return asked
 
 
@@ -60,7 +60,7 @@ def test_the_columns_are_the_training_images_of_epochs_1_to_8(data, drawn, tmp_p
 def test_the_demo_set_is_the_one_that_training_has(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "PART_SIZES", {"train": 70, "val": 8, "test": 8})
     chosen = settings("--seed=2", f"--workdir={tmp_path}")
-    images, ids = explain.training_images(chosen)
+    images, ids = explaining_policy.training_images(chosen)
     learned = parts.load(chosen)["train"]
     np.testing.assert_array_equal(ids, learned.ids)
     np.testing.assert_array_equal(images.images, learned.images[:len(images)])
@@ -90,14 +90,14 @@ def test_shares_count_an_image_once_whatever_the_axes_before_it():
             return {"2.oneof/3/1.augmix/rotate": {"on": on, "degrees": 10.0 * on}, "1.rotate": first,
                     "2.oneof/3/1.augmix/weights": {"alpha": np.ones((3, 4))}}
 
-    bars = explain.shares(Fixed(), np.arange(4), seed=0)  # type: ignore[arg-type]  # only draw is asked for
+    bars = explaining_policy.shares(Fixed(), np.arange(4), seed=0)  # type: ignore[arg-type]  # only draw is asked for
     assert bars == [contact_sheet.Bar("rotate", "", 0.5, "degrees 5..7"),
                     contact_sheet.Bar("rotate", "oneof 3 > augmix", 0.25, "degrees 10"),
                     contact_sheet.Bar("no op at all", "", 0.375)]
 
 
 def test_shares_of_a_policy_are_its_probabilities():
-    bars = {bar.name: bar for bar in explain.shares(augment.parse(POLICY), np.arange(2000), seed=0)}
+    bars = {bar.name: bar for bar in explaining_policy.shares(augment.parse(POLICY), np.arange(2000), seed=0)}
     assert bars["flip"].share == 1
     assert bars["rotate"].share == pytest.approx(0.25, abs=0.02)
     assert bars["rotate"].remark == "degrees -90..90"
@@ -105,14 +105,14 @@ def test_shares_of_a_policy_are_its_probabilities():
     assert bars["no op at all"].share == 0
     for name in augment.COMBINATORS:
         policy = augment.parse(augment.COMBINATORS[name].example)
-        for bar in explain.shares(policy, np.arange(100), seed=0):
+        for bar in explaining_policy.shares(policy, np.arange(100), seed=0):
             assert 0 <= bar.share <= 1
 
 
 @pytest.mark.parametrize("counts", [[5], [1, 30], [3, 3, 3], [2] * 40])
 def test_every_class_has_a_row_and_few_classes_have_several(counts):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    chosen = explain.rows_of_every_class(labels)
+    chosen = explaining_policy.rows_of_every_class(labels)
     assert len(set(chosen.tolist())) == len(chosen)
     assert len(chosen) == min(max(8, len(counts)), 24, len(labels))
     assert len(np.unique(labels[chosen])) == min(len(counts), 24)
@@ -140,8 +140,9 @@ def test_the_sheet_holds_each_image_and_its_pixels(shape, shown):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (["--explain="], "--mode=explain expected --explain=augment or segment, received none"),
-    (["--explain=colour"], "--mode=explain expected --explain=augment or segment, received 'colour'"),
+    (["--explain="], "--mode=explain expected --explain=augment or segment or model, or some of gradcam, tsne, "
+     "mistakes, neighbours, received none"),
+    (["--explain=colour"], "neighbours, received 'colour'"),
     (["--augment="], "--explain=augment expected --augment=POLICY, received none"),
     (["--augment=flp"], "did you mean 'flip'?"),
 ])
