@@ -2,10 +2,11 @@
 
 import chromium
 import made_audit
+import made_report
 import numpy as np
 import pytest
 
-from bloodcell.evaluate import audit_page, pages
+from bloodcell.evaluate import audit_page, gallery, pages, plots, report_page
 
 pytestmark = pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing())
 
@@ -186,3 +187,106 @@ def test_a_report_opens_without_errors_requests_or_overflow(browser, tmp_path, w
         assert seen.requests == [path.as_uri()]
         # The style was let in by the policy.
         assert seen.page.evaluate("getComputedStyle(document.querySelector('.figures')).display") == "grid"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    sheet = plots.image_grid_png(np.zeros((4, 8, 8, 3)), ["a"] * 4)
+    path.write_text(report_page.page(
+        made_report.content(corruptions=made_report.corruptions(), options=made_report.OPTIONS), again="again " * 50,
+        classified=made_report.classified(), history=made_report.HISTORY, augmented=sheet, corrupted=sheet,
+        explanations=made_report.explanations()))
+    return path
+
+
+def rows_of(true: int, predicted: int) -> list[int]:
+    """A cell's images in the order in which they are shown: wrong ones from the surest, right ones from the least."""
+    found, sure = made_report.probabilities().argmax(axis=1), made_report.probabilities().max(axis=1)
+    own = np.flatnonzero((made_report.labels() == true) & (found == predicted))
+    return own[np.argsort(sure[own] if true == predicted else -sure[own])].tolist()
+
+
+def assert_gallery(page, rows: list[int]) -> None:
+    """The gallery has exactly these images, by their names and by their pixels."""
+    assert page.locator("#gallery .file").all_inner_texts() == [made_report.files()[row] for row in rows]
+    for place in {0, len(rows) // 2, len(rows) - 1}:
+        canvas = page.locator("#gallery canvas").nth(place)
+        colour = """canvas => [...canvas.getContext('2d').getImageData(9, 9, 1, 1).data]"""
+        page.wait_for_function(f"place => ({colour})(document.querySelectorAll('#gallery canvas')[place])[3] === 255",
+                               arg=place)
+        np.testing.assert_allclose(canvas.evaluate(colour)[:3], made_report.colours()[rows[place]], atol=9)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_whole_report_opens_without_errors_requests_or_overflow(browser, report, width):
+    with chromium.opened(browser, report, width=width) as seen:
+        for summary in seen.page.locator("summary").all():
+            summary.click()
+        for button in seen.page.locator(".confusion button").all():
+            button.click()
+        assert seen.overflow() <= 0
+        assert [problem for problem in seen.problems if "willReadFrequently" not in problem] == []
+        assert seen.requests == [report.as_uri()]
+
+
+def test_a_click_on_a_cell_shows_exactly_its_images(browser, report):
+    with chromium.opened(browser, report, width=1280) as seen:
+        page = seen.page
+        assert_gallery(page, rows_of(0, 1))  # the commonest mistake, from the start
+        for true, predicted in ((0, 3), (1, 0), (3, 1), (1, 1)):
+            page.locator(f".confusion [data-true='{true}'][data-predicted='{predicted}']").click()
+            count = made_report.CONFUSION[true][predicted]
+            assert page.locator("#gallery h3").inner_text().startswith(f"{count} \u00d7 {NAMED[true]}")
+            assert_gallery(page, rows_of(true, predicted))
+            assert page.locator("[aria-pressed='true']").first.get_attribute("data-true") == str(true)
+        page.locator(".confusion [data-true='0'][data-predicted='0']").click()  # more than are drawn at once
+        assert page.locator("#gallery figure").count() == 60
+        page.get_by_role("button", name="Show 10 more of 10").click()
+        assert_gallery(page, rows_of(0, 0))
+        page.get_by_role("button", name="Show all 12 mistakes").click()
+        sure = made_report.probabilities().max(axis=1)
+        wrong = np.flatnonzero(made_report.labels() != made_report.probabilities().argmax(axis=1))
+        assert_gallery(page, wrong[np.argsort(-sure[wrong])].tolist())
+        assert page.locator("figure b").first.inner_text() == f"{100 * sure[wrong].max():.0f}% sure"
+
+
+NAMED = [name.replace("_", " ") for name in made_report.NAMES]
+
+
+def test_the_matrix_works_by_keyboard_and_is_said_to_screen_readers(browser, report):
+    with chromium.opened(browser, report, width=1280) as seen:
+        page = seen.page
+        first = page.locator(".confusion button").first
+        first.focus()
+        for key, cell in (("ArrowRight", (0, 1)), ("ArrowRight", (0, 3)), ("ArrowRight", (0, 3)), ("ArrowLeft", (0, 1)),
+                          ("ArrowDown", (1, 1)), ("ArrowDown", (3, 1)), ("ArrowUp", (1, 1)), ("ArrowLeft", (1, 0))):
+            page.keyboard.press(key)
+            focused = page.evaluate("(({dataset}) => [dataset.true, dataset.predicted])(document.activeElement)")
+            assert tuple(map(int, focused)) == cell
+        page.keyboard.press("Enter")
+        assert_gallery(page, rows_of(1, 0))
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        assert_gallery(page, rows_of(1, 1))
+        # The outline of what has the focus is seen.
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        assert page.get_by_role("button", name="6 of 77: immature granulocyte taken for").count() == 1
+        assert page.locator("#gallery-head").get_attribute("aria-live") == "polite"
+        image = page.get_by_role("img", name=f"{made_report.files()[rows_of(1, 1)[0]]}: {NAMED[1]}, right").first
+        assert image.count() == 1
+
+
+def test_a_cell_whose_images_are_left_out_says_so(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery.data, "__kwdefaults__", {"most": 13, "budget": gallery.BUDGET})
+    path = tmp_path / "report.html"
+    path.write_text(report_page.page(made_report.content(), again="", classified=made_report.classified()))
+    with chromium.opened(browser, path, width=400) as seen:
+        cell = seen.page.locator(".confusion [data-true='2'][data-predicted='2']")
+        cell.click()
+        assert "not in this page" in seen.page.locator("#gallery").inner_text()
+        assert seen.page.locator("#gallery figure").count() == 0
+        seen.page.locator(".confusion [data-true='0'][data-predicted='0']").click()
+        assert "1 of 70 are in this page" in seen.page.locator("#gallery").inner_text()
+        assert seen.page.locator("#gallery figure").count() == 1
+        assert seen.problems == []
