@@ -59,8 +59,9 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
                 written[count, encoding] = streaming.write(pathlib.Path(folder, f"{count}-{encoding}"), count, encoding)
             return written[count, encoding]
 
-        cases = {"pipeline, jpeg": ("jpeg", _feeding), "pipeline, png": ("png", _feeding),
-                 **{f"{TRAIN} {model}": ("jpeg", functools.partial(_training, model)) for model in MODELS}}
+        cases: dict[str, tuple[str, Callable[[str, str], list[Contestant]]]] = {
+            "pipeline, jpeg": ("jpeg", _feeding), "pipeline, png": ("png", _feeding),
+            **{f"{TRAIN} {model}": ("jpeg", functools.partial(_training, model)) for model in MODELS}}
         for case, (encoding, contestants) in cases.items():
             if re.search(only, case):
                 rows += race("input", contestants(case, pattern(IMAGES, encoding)), samples=samples, seconds=seconds,

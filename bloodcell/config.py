@@ -16,8 +16,10 @@ from absl import flags
 from bloodcell import spec
 from bloodcell.errors import InputError, did_you_mean
 
-MODES = ("train", "evaluate", "predict", "audit", "explain")
-EXPLANATIONS = ("augment", "segment")
+MODES = ("train", "evaluate", "predict", "audit", "explain", "export", "search")
+FORMATS = ("savedmodel", "keras", "tflite", "onnx", "codabench")
+EXPLANATIONS = ("augment", "segment", "model")
+OF_MODEL = ("gradcam", "tsne", "mistakes", "neighbours")  # what --explain=model stands for
 SPLIT_OF_RUN = "run"  # --split of an evaluation: as the checkpoint's run was divided
 
 
@@ -53,7 +55,9 @@ class Config:
 
     mode: str = _flag("train", (
         "What to do: train a model, evaluate a checkpoint on labelled data, predict on new images, audit labelled data "
-        "(find contaminants, copies and wrong labels, write a clean set), or explain (--explain says what)."),
+        "(find contaminants, copies and wrong labels, write a clean set), explain (--explain says "
+        "what), export files that other programs load (--format says which), or search hyper-parameters "
+        "(--search_space says which)."),
         choices=MODES)
     data: str = _flag("demo", (
         "Images: 'demo' (rendered, offline), a .npz (keys images+labels, or MedMNIST's six), a folder (one folder "
@@ -63,8 +67,9 @@ class Config:
     test_data: str = _flag("", "Test set, in the forms of --data. Empty: taken from --data.")
     max_bad_images: int = _flag(0, (
         "How many images of a folder or of TFRecords, at most, may be left out because they cannot be used (cut short, "
-        "damaged, oversized, no image at all); more is an error. The run says which, predict lists them with the flag "
-        "'unreadable'. Nothing ever takes their place."))
+        "damaged, oversized, no image at all); more is an error, and the run says which are left out. Predict lists "
+        "every one of them in its place with the reason; above 0 it ends where there are more. Nothing ever takes "
+        "their place."))
     cache: str = _flag("auto", (
         "Where decoded images are while they are trained on: in the host's 'memory'; on the 'device', all of them on "
         "each one, so that a step is sent their positions alone; 'none': nowhere, each image of TFRecords is read and "
@@ -94,7 +99,7 @@ class Config:
         "How --data is split, stratified, copies of a picture together, and the same for one seed: 'fractions(0.83, "
         "0.13, 0.04)' are the shares of train, validation and test; 'kfold(5, fold=0)', 'balanced_test(100)' and "
         "'two_copies(0.6, 1.0)' are below. Empty: the parts that --data itself has, else those fractions. With "
-        "--mode=evaluate: use the last part of this split, or with 'run' that of the checkpoint's run."))
+        "--mode=evaluate or explain: use the last part of this split, or with 'run' that of the checkpoint's run."))
     segment: str = _flag("", (
         "What becomes of what is not the cell, in all images: 'threshold(fill=255)' keeps the stained object in the "
         "middle, 'knn(k=5, masks=\'FOLDER\', fill=255)' what K nearest neighbours on colour and position take for the "
@@ -123,9 +128,9 @@ class Config:
     val_augment: str = _flag("", (
         "Policy applied to the images that are validated or evaluated, to measure robustness. Empty: none."))
     corruptions: str = _flag("", (
-        "Corruptions, below, on which --mode=evaluate measures the model beside the images as they are: names with "
-        "commas between them; 'all' is the eleven that MedMNIST-C publishes for BloodMNIST, each in five severities. "
-        "A table by severity is printed, the line of JSON gets the figures, and the folder --checkpoint gets "
+        "Corruptions, below, on which evaluate, and train at its end, measure the model beside the images as they are: "
+        "names with commas between them; 'all' is the eleven that MedMNIST-C publishes for BloodMNIST, each in five "
+        "severities. A table is printed, the line of JSON and the report get the figures, and the run's folder gets "
         "corruptions.png (balanced error by corruption and severity) and corruption_cells.png (a cell of each class "
         "under each), in place of those of the time before. Example: all,heavy. Empty: none."))
     mix: str = _flag("", (
@@ -153,6 +158,22 @@ class Config:
     batch_size: int = _flag(64, "Images a step, over all replicas together.", low=1, high=65536)
     early_stopping: int = _flag(0, (
         "Epochs without a better validation accuracy (ties: loss) after which a stage ends. 0: never."), high=10000)
+    search_space: str = _flag("", (
+        "What --mode=search varies: NAME=kind(...) with commas between them, kinds below. NAME is a flag of training; "
+        "FLAG.PARAM, a parameter of the one op of that flag's spec that has it; FLAG.OP.PARAM; FLAG.OP.N.PARAM, of the "
+        "Nth op of that name; p is the probability of a policy's op; lr is the stages' largest learning rate, to which "
+        "the others keep their ratios. Example: lr=log(1e-5, 1e-2), augment.m=int(2, 9), optimizer=choice('adamw', "
+        "'lion')."))
+    search: str = _flag("tpe(trials=20)", (
+        "How --mode=search goes about it, below. Each trial is a training with these flags; it is worth the balanced "
+        "accuracy of its best epoch on validation (under --val_augment where given), or with folds=K the mean over K "
+        "folds of --data, copies of a picture together. The same command goes on with a search; on another machine "
+        "that has the same --workdir it takes part."))
+    search_pruning: str = _flag("median(startup=5, warmup=1)", (
+        "When a trial of --mode=search is stopped before its end, below: 'median(startup=5, warmup=1)' or 'none'."))
+    search_workers: int = _flag(1, (
+        "Processes of this machine that share a search's trials, each with a GPU of its own as far as there are any."),
+        low=1, high=256)
     strategy: str = _flag("auto", (
         "Devices: 'mirrored' over all visible ones, 'none' for one device, 'multiworker' over those of all processes "
         "that TF_CONFIG names (BUILD.md), 'tpu' for a TPU's cores (untested; TPU_NAME says which). 'auto': the workers "
@@ -171,7 +192,8 @@ class Config:
     image_size: int = _flag(96, (
         "Side of the square images the model sees, in pixels; others are resized."), low=16, high=1024)
     workdir: str = _flag("", (
-        "Folder of the run; one that holds a run is resumed. Empty: runs/RECIPE, RECIPE being the flagfile's name."))
+        "Folder of the run; one that holds a run is resumed. Empty: runs/RECIPE, RECIPE being the flagfile's name. Of "
+        "evaluate: the folder of evaluation.html and evaluation.json; empty: that of the first --checkpoint."))
     checkpoint_seconds: int = _flag(600, (
         "Seconds between two checkpoints within an epoch; every epoch ends with one. A killed run loses what it did "
         "since the last, and does it again with the same results, to the bit; Ctrl-C and SIGTERM save first. 0: only "
@@ -185,19 +207,59 @@ class Config:
         "'precision', or 'all'. Empty: nothing. Example: code,batch_size."))
     deterministic: bool = _flag(False, (
         "Makes TensorFlow's own kernels deterministic too (slower on a GPU): two runs end with the same bits."))
-    checkpoint: str = _flag("", "Run folder to evaluate or to predict with, for example runs/v2s.")
+    checkpoint: str = _flag("", (
+        "Run folder to evaluate or to predict with, for example runs/v2s. Several, with commas between them, are an "
+        "ensemble: the mean of their probabilities."))
     which: str = _flag("best", (
         "Weights of the run to evaluate or to predict with: of the 'best' epoch by validation, of the 'last' one, or "
         "the best 'average' that a run with --average has."), choices=("best", "last", "average"))
+    tta: str = _flag("", (
+        "Views of an image whose probabilities are averaged by evaluate, predict and export: 'flips', 'rotations', "
+        "'dihedral' (all 8 of both), 'weak(8)', all below; with | between them, all their views. Example: dihedral | "
+        "weak(8). Each view costs a forward pass. Empty: the image as it is."))
+    temperature: str = _flag("auto", (
+        "What logits are divided by, so that confidence says how often the model is right: 'auto' is the temperature "
+        "that the run's folder holds (train fits one), else 1; 'none' is 1; a number is itself; 'fit' fits it on "
+        "--val_data (in train: on the validation part) under --val_augment, or 'fit(augment='POLICY')' under that, and "
+        "keeps it in the run's folder."))
+    ensemble_weights: str = _flag("equal", (
+        "Weights of the runs of --checkpoint in the mean of their probabilities: 'equal', 'val' (those that make the "
+        "labels of --val_data likeliest), or positive numbers with commas between them."))
+    batch_norm: str = _flag("train", (
+        "Statistics of batch normalisation in evaluate: those of 'train', or of the 'data' that is measured, without "
+        "its labels. With 'data' an image's result depends on the others, which a lab's single image has not."),
+        choices=("train", "data"))
     report: str = _flag("", "File that also gets the JSON of the last line (train and evaluate). Empty: none.")
     predictions: str = _flag("", (
-        "CSV written by --mode=predict, columns file,label,name,p0..pN,confidence,novelty,flag. confidence is the "
-        "largest probability; novelty is the entropy of the probabilities over its maximum, 0 (certain) to 1 (all "
-        "classes alike); flag is 'low_confidence' below a confidence of 0.5, 'unreadable' without figures."))
+        "File written by --mode=predict, a row for each image of --data in its order (a folder at any depth, an image, "
+        "a .npz or TFRecords; jpg, png, bmp, tiff and webp of any size): CSV (.csv) with the columns "
+        "file,label,name,p0..pN,confidence,novelty,flag, JSON lines (.jsonl) or arrays (.npz). confidence is the "
+        "largest probability; novelty, 0 to 1, says how unlike all training cells an image is (of runs that cannot "
+        "tell: the entropy of the probabilities over its maximum); flag is 'novel' from a novelty of 0.5 on, else "
+        "'low_confidence' below a confidence of 0.5, or 'unreadable: REASON' without figures. Until it is complete it "
+        "is called FILE.part, and the same command goes on with it."))
+    topk: int = _flag(0, (
+        "How many of the most probable classes predict names behind the other columns, with their probabilities: "
+        "top1_name, top1_p, top2_name, ... 0: none."), high=1000)
     explain: str = _flag("", (
         "What --mode=explain shows: 'augment' writes explain_augment.png into the run's folder, a sheet of training "
         "images under --augment in epochs 1 to 8, and the share of images that draw each op; 'segment' writes "
-        "explain_segment.png, cells of every class before and after --segment, and the share of foreground."))
+        "explain_segment.png, cells of every class before and after --segment, and the share of foreground. Of a "
+        "trained model (--checkpoint) on --data 'model' shows all of the following, or some with commas between them: "
+        "'gradcam' (where in cells of each class it finds what speaks for its answer), 'tsne' (a map of its "
+        "features), 'mistakes' (the most confident ones), 'neighbours' (the nearest training images). Pictures, "
+        "explanations.json and TensorBoard's files go into --workdir, or where that is empty into the run's folder. In "
+        "train and evaluate: which of the four the report shows, or 'none'; empty: all that are at hand."))
+    train_data: str = _flag("", (
+        "Where the images that --checkpoint was trained on lie now, in the forms of --data, for --explain=neighbours. "
+        "Empty: where they lay then."))
+    format: str = _flag("savedmodel", (
+        "What --mode=export writes, names with commas between them: 'savedmodel' (TensorFlow), 'keras' (a .keras file "
+        "of Keras's own layers), 'tflite' (LiteRT, in 16 bits and in 8), 'onnx' (extra onnx), 'codabench' (a folder "
+        "and a zip with model.py). Each takes uint8 images and gives probabilities; --tta, temperature and the mean "
+        "over runs are inside. --workdir is where to; empty: the folder export of the first run. A file is kept if it "
+        "says what the run says on 256 images, of --data where given, else of the run's validation part; 8 bits are "
+        "calibrated on training images."))
     list: str = _flag("", (
         "Prints what there is and ends; 'models': every backbone with its parameters, its FLOPs at 96x96, the smallest "
         "image it takes, and whether its ImageNet weights are at hand. Empty: nothing."))
@@ -218,8 +280,9 @@ class Config:
 _FLAG_FIELDS = tuple(field for field in dataclasses.fields(Config) if field.metadata)
 
 # Where a run is written and how it is watched is no part of what it computes.
-_NOT_REPRODUCED = ("workdir", "report", "predictions", "explain", "list", "dry_run", "progress", "profile_steps",
-                   "allow_changed")
+_NOT_REPRODUCED = ("workdir", "report", "predictions", "topk", "explain", "format", "list", "dry_run", "progress",
+                   "profile_steps", "allow_changed",
+                   "search", "search_space", "search_pruning", "search_workers")
 
 
 def _flag_values() -> flags.FlagValues:
@@ -287,8 +350,9 @@ def help_text() -> str:
     """Returns the text of `--help`: every flag with its values and default, and the ops of a policy."""
     from bloodcell import augment  # here: see `_validate_specs`
     from bloodcell.data import audit, balance, segment, split
-    from bloodcell.evaluate import corruptions
+    from bloodcell.evaluate import corruptions, tta
     from bloodcell.models import heads
+    from bloodcell.search import methods, space
     from bloodcell.train import averaging, losses, optimizers, schedules, stages
 
     def described(entries: Mapping[str, Any]) -> str:
@@ -328,6 +392,14 @@ def help_text() -> str:
             f"{described(audit.RULES)}\n"
             "What --segment is one of:\n\n"
             f"{described(segment.SEGMENTERS)}\n"
+            "What --tta is made of:\n\n"
+            f"{described(tta.VIEWS)}\n"
+            "What --search is one of:\n\n"
+            f"{described(methods.METHODS)}\n"
+            "What --search_pruning is one of:\n\n"
+            f"{described(methods.PRUNINGS)}\n"
+            "What --search_space is made of, separated by commas:\n\n"
+            f"{space.described()}\n"
             "What --corruptions takes, separated by commas:\n\n"
             f"{corruptions.described()}")
 
@@ -353,14 +425,16 @@ def validate(config: Config) -> None:
     Raises:
       InputError: a spec, a name or a combination of flags that cannot run.
     """
-    if config.mode in ("evaluate", "predict") and not config.checkpoint:
+    if config.mode in ("evaluate", "predict", "export") and not config.checkpoint:
         raise InputError(f"--mode={config.mode} expected --checkpoint=RUN_FOLDER, received none; "
                          "try --checkpoint=runs/v2s")
     if config.mode == "predict" and not config.predictions:
         raise InputError("--mode=predict expected --predictions=FILE.csv, received none; try --predictions=out.csv")
-    if config.mode == "explain" and config.explain not in EXPLANATIONS:
-        raise InputError(f"--mode=explain expected --explain={' or '.join(EXPLANATIONS)}, received "
-                         f"{repr(config.explain) if config.explain else 'none'}; try --explain={EXPLANATIONS[0]}")
+    if config.mode in ("train", "evaluate"):
+        in_report(config.explain)
+    if config.mode == "explain" and explained(config.explain) and not config.checkpoint:
+        raise InputError(f"--explain={config.explain} expected --checkpoint=RUN_FOLDER, received none; "
+                         "try --checkpoint=runs/v2s")
     if config.mode == "explain" and config.explain == "segment" and not config.segment:
         raise InputError("--explain=segment expected --segment=SPEC, received none; try --segment=threshold")
     if config.mode == "explain" and config.explain == "augment" and not config.augment:
@@ -373,6 +447,11 @@ def validate(config: Config) -> None:
         raise InputError("expected --split or --val_data/--test_data, received both; try leaving one out")
     if config.test_data and not config.val_data:
         raise InputError("--test_data expected --val_data beside it, received none; try --val_data=FILE or --split")
+    if config.mode == "export":
+        formats_of(config.format)
+        if config.val_augment:
+            raise InputError("--mode=export expected images as they are, received --val_augment too; "
+                             "try leaving it out")
     profile_window(config.profile_steps)
     _validate_specs(config)
 
@@ -381,8 +460,9 @@ def _validate_specs(config: Config) -> None:
     # Imported here, because these rooms need TensorFlow's import (seconds), and a mistyped flag should not wait for it.
     from bloodcell import augment, models
     from bloodcell.data import audit, balance, segment, split
-    from bloodcell.evaluate import corruptions
+    from bloodcell.evaluate import classifier, corruptions, temperature, tta
     from bloodcell.models import features
+    from bloodcell.search import methods, places
     from bloodcell.train import averaging, losses, optimizers, schedules, stages, state
 
     for name in filter(None, (part.strip() for part in config.allow_changed.split(","))):
@@ -393,6 +473,13 @@ def _validate_specs(config: Config) -> None:
     augment.parse(config.val_augment, what="val_augment")
     augment.parse_mix(config.mix)
     corruptions.parse(config.corruptions)
+    tta.parse(config.tta)
+    choice = temperature.parse(config.temperature)
+    augment.parse(choice.augment, what="--temperature: augment")
+    weights = classifier.parse_weights(config.ensemble_weights)
+    if config.mode in ("evaluate", "predict") and not config.val_data and (choice.fit or weights == "val"):
+        asked = f"--temperature={config.temperature}" if choice.fit else "--ensemble_weights=val"
+        raise InputError(f"{asked} expected labelled images to fit on, received none; try --val_data=FILE")
     plan = stages.parse(config.stages)
     optimizers.parse(config.optimizer)
     schedules.parse(config.schedule)
@@ -404,7 +491,7 @@ def _validate_specs(config: Config) -> None:
     balance.validate(config.balance)
     segment.parse(config.segment)
     augment.parse(balance.policy(config.balance), what="balance: policy")
-    if config.split and not (config.mode == "evaluate" and config.split == SPLIT_OF_RUN):
+    if config.split and not (config.mode in ("evaluate", "explain") and config.split == SPLIT_OF_RUN):
         split.validate(config.split)
     if config.mode == "train":  # elsewhere the checkpoint says which network it is
         try:
@@ -412,6 +499,58 @@ def _validate_specs(config: Config) -> None:
         except models.MissingWeights:
             if config.data != "demo":
                 raise
+    methods.parse(config.search)
+    methods.parse_pruning(config.search_pruning)
+    if config.mode == "search":
+        places.validate(config)
+
+
+def explained(text: str) -> tuple[str, ...]:
+    """Returns those of `OF_MODEL` that `--explain` asks for, in that order; none for a policy or a segmentation.
+
+    Raises:
+      InputError: a name that is none, or a mixture that cannot be.
+    """
+    asked = [part.strip() for part in text.split(",")]
+    if asked == ["model"]:
+        return OF_MODEL
+    if len(asked) == 1 and asked[0] in EXPLANATIONS:
+        return ()
+    if wrong := [name for name in asked if name not in OF_MODEL]:
+        known = (*EXPLANATIONS, *OF_MODEL)
+        received, fix = "none", f"try --explain={EXPLANATIONS[0]}"
+        if text:
+            received = repr(wrong[0])
+            fix = "try it alone" if wrong[0] in EXPLANATIONS else did_you_mean(wrong[0], known)
+        raise InputError(f"--mode=explain expected --explain={' or '.join(EXPLANATIONS)}, or some of "
+                         f"{', '.join(OF_MODEL)}, received {received}; {fix}")
+    return tuple(name for name in OF_MODEL if name in asked)
+
+
+def in_report(text: str) -> tuple[str, ...]:
+    """Returns those of `OF_MODEL` that a report of train or evaluate is to show, by `--explain`.
+
+    Raises:
+      InputError: a name that is none of them.
+    """
+    if text in ("", "none"):
+        return () if text else OF_MODEL
+    found = explained(text)
+    if not found:
+        raise InputError(f"--explain={text} expected --mode=explain beside it, received train or evaluate, whose "
+                         f"report shows some of {', '.join(OF_MODEL)}, or none; try leaving it out")
+    return found
+
+
+def formats_of(text: str) -> tuple[str, ...]:
+    """Returns the names in `--format`, each once; raises InputError where there is none, or an unknown one."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for name in names:
+        if name not in FORMATS:
+            raise InputError(f"--format: unknown name '{spec.shorten(name)}'; {did_you_mean(name, FORMATS)}")
+    if not names:
+        raise InputError(f"--format expected names of formats, received none; try --format={FORMATS[0]}")
+    return names
 
 
 def profile_window(text: str) -> tuple[int, int] | None:

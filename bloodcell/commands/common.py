@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from bloodcell.config import Config
 from bloodcell.data.audit import cleaning
 from bloodcell.data.dataset import ImageSet, first_left_out
 from bloodcell.errors import InputError
-from bloodcell.evaluate import bootstrap, inference, metrics
+from bloodcell.evaluate import bootstrap, metrics
 from bloodcell.files import write_atomically
 from bloodcell.train.strategy import Runtime
 
@@ -75,20 +73,6 @@ def _left_out(parts: Mapping[str, ImageSet]) -> dict[tuple[str, tuple[tuple[str,
             source = images.origin, images.left_out
             counts[source] = counts.get(source, 0) + len(images)
     return counts
-
-
-def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runtime) -> dict[str, Any]:
-    """Returns the figures (`metrics.compute`) of a model on labelled images, and their `intervals`.
-
-    The images are under `--val_augment` where given.
-    """
-    transform = inference.policy_transform(config.val_augment, seed=config.seed, jit=runtime.jit != "off")
-    probabilities = inference.probabilities(model, images, batch_size=config.batch_size, transform=transform,
-                                            on_batch=counter("evaluated", len(images), config.progress))
-    if images.labels is None:
-        raise ValueError("expected labelled images")
-    figures = metrics.compute(images.labels, probabilities, images.class_names)
-    return {**figures, "intervals": bootstrap.intervals(images.labels, probabilities)}
 
 
 def counter(verb: str, total: int, progress: str) -> Callable[[int], None]:

@@ -1,23 +1,21 @@
-"""`--corruptions` in evaluate: a model measured under each corruption and severity; a table, and two pictures.
+"""`--corruptions`: a model measured under each corruption and severity; a table, and two pictures.
 
-One corrupted batch is in memory at a time; of images that are segmented, one corrupted set. What a corruption is, and
-what is said of it, belongs to `evaluate.corruptions`.
+One corrupted batch is in memory at a time. What a corruption is, and what is said of it, belongs to
+`evaluate.corruptions`.
 """
 
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from bloodcell.commands import common
+from bloodcell.commands import classifying, common
 from bloodcell.config import Config
-from bloodcell.data import segment
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
-from bloodcell.evaluate import corruptions, inference, medmnist_c, metrics, plots
+from bloodcell.evaluate import corruptions, medmnist_c, metrics, plots
+from bloodcell.evaluate.classifier import OnHost
 from bloodcell.evaluate.corruption_sheet import MOST_CLASSES, corruption_sheet_png
 from bloodcell.files import write_atomically
 from bloodcell.train.strategy import Runtime
@@ -28,22 +26,21 @@ MEAN = "mean"  # beside the corruptions' names
 
 def check(config: Config) -> None:
     """Raises InputError where the pictures cannot be written, before the work is done."""
-    folder = pathlib.Path(config.checkpoint)
+    folder = classifying.folders(config.checkpoint)[0]
     if config.corruptions and folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"--corruptions expected a folder --checkpoint that gets pictures, received {folder}, which "
                          "cannot be written; try a copy of it")
 
 
-def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runtime, *, about: Mapping[str, Any],
+def measure(loaded: classifying.Loaded, images: ImageSet, config: Config, runtime: Runtime, *,
             clean: Mapping[str, Any]) -> dict[str, Any]:
-    """Measures a model under `--corruptions`, prints a table, and writes the pictures.
+    """Measures a classifier under `--corruptions`, prints a table, and writes the pictures.
 
     Args:
-      model: of `--checkpoint`.
+      loaded: of `--checkpoint`; the pictures go into its first run's folder.
       images: labelled, of the model's size, and not segmented: it is the photograph that is corrupted.
       config: the flags.
       runtime: the devices.
-      about: the content of the run's `model.json`.
       clean: figures of the images as they are.
 
     Returns:
@@ -58,8 +55,6 @@ def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runti
     known = {name: corruptions.CORRUPTIONS[name] for name in names}
     total = len(images) * sum(len(each.severities) for each in known.values())
     progress, before = common.counter("corrupted and evaluated", total, config.progress), 0
-    graph = inference.graph_of(model)  # traced once for all of them
-    segmenter = segment.load(pathlib.Path(config.checkpoint), about["segment"]) if about.get("segment") else None
     chosen = _examples(images.labels)
     cells: dict[str, list[np.ndarray]] = {name: [] for name in known}
     result: dict[str, Any] = {}
@@ -67,12 +62,11 @@ def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runti
         measured = []
         for severity in range(1, len(entry.severities) + 1):
             kept = _Keeping(corruptions.on_host(name, severity, jit=jit), images.ids[chosen])
-            if segmenter is None:
-                seen, on_host = images, kept
-            else:
-                seen, on_host = segmenter.apply(corruptions.corrupted(images, kept)).images, None
-            probabilities = inference.probabilities(model, seen, batch_size=config.batch_size, on_host=on_host,
-                                                    graph=graph, on_batch=_from(before, progress))
+            if config.batch_norm == "data":
+                classifying.reestimate(loaded.classifier, images, config, kept)
+            outputs = loaded.classifier.outputs(images, batch_size=config.batch_size, on_host=kept,
+                                                on_batch=_from(before, progress), timed=False)
+            probabilities = loaded.classifier.probabilities(outputs.logits)
             before += len(images)
             measured.append(metrics.compute(images.labels, probabilities, images.class_names))
             cells[name].append(kept.images())
@@ -90,15 +84,15 @@ def measure(model: keras.Model, images: ImageSet, config: Config, runtime: Runti
         errors = {name: _by_severity(each) or [each["balanced_error"]] for name, each in result.items()}
         pictures[HEAT_MAP] = plots.robustness_png(errors, 1 - clean["balanced_accuracy"], mean["balanced_error"])
     for name, png in pictures.items():
-        write_atomically(pathlib.Path(config.checkpoint) / name, png)
-        print(f"wrote {pathlib.Path(config.checkpoint) / name}", flush=True)
+        write_atomically(loaded.runs[0] / name, png)
+        print(f"wrote {loaded.runs[0] / name}", flush=True)
     return {**result, **({MEAN: mean} if mean is not None else {})}
 
 
 class _Keeping:
     """A corruption that keeps what became of some images, by their ids, for the picture of them."""
 
-    def __init__(self, corrupt: inference.OnHost, ids: np.ndarray) -> None:
+    def __init__(self, corrupt: OnHost, ids: np.ndarray) -> None:
         self._corrupt, self._kept = corrupt, dict.fromkeys(ids.tolist(), np.empty(0, np.uint8))
 
     def __call__(self, images: np.ndarray, ids: np.ndarray) -> np.ndarray:

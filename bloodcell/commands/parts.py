@@ -1,15 +1,20 @@
-"""What a training learns from and is measured on: `--data`, `--val_data`, `--test_data` and `--split` taken together.
+"""What a training learns from, and what a run is measured on: `--data`, `--val_data`, `--test_data` and `--split`.
 
 How a source is read and how a set is divided belong to `data`; here is their order.
 """
 
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from bloodcell.commands import audit
-from bloodcell.config import Config
-from bloodcell.data import sources, split
+from bloodcell.config import SPLIT_OF_RUN, Config
+from bloodcell.data import division, sources, split
 from bloodcell.data.dataset import ImageSet
 from bloodcell.data.division import Division
+from bloodcell.errors import InputError
 
 DEFAULT_SPLIT = "fractions(0.83, 0.13, 0.04)"
 
@@ -37,6 +42,39 @@ def of_split(config: Config, spec_text: str, *, image_size: int, names: tuple[st
     """Returns the parts into which a split divides `--data`, cleaned; arguments as for `sources.load`."""
     images, pictures = audit.clean(_read(config, config.data, "train", image_size, names), config)
     return _divided(images, pictures, spec_text, config.seed)
+
+
+def to_measure(config: Config, run_dir: pathlib.Path, about: Mapping[str, Any]) -> tuple[str, ImageSet]:
+    """Returns the labelled images on which a run is measured, and the name of the part that they are.
+
+    All of `--data` is used; of a source with parts of its own the test part, and with `--split` the last part of that
+    split; `--split=run` is the division that the run's folder holds.
+
+    Args:
+      config: the flags.
+      run_dir: the run's folder.
+      about: the content of its `model.json`.
+
+    Raises:
+      InputError: data that cannot be used, that has other classes, or no labels.
+    """
+    size, names = about["image_size"], about["class_names"]
+    if config.split and config.split != SPLIT_OF_RUN:  # cleaned and divided as a training with these flags does
+        divided = of_split(config, config.split, image_size=size, names=names)
+        part = "test" if "test" in divided else "val"
+        return part, divided[part]
+    part = "train" if config.split else "test"
+    images = _read(config, config.data, part, size, names)
+    if config.split:
+        part, images = division.held_out(run_dir, images, config.data)
+    if images.labels is None:
+        raise InputError(f"--data expected labelled images, received {config.data} without labels; try --mode=predict")
+    return part, images
+
+
+def to_fit_on(config: Config, about: Mapping[str, Any]) -> ImageSet | None:
+    """Returns `--val_data` as a run of `about` takes it, or None where there is none."""
+    return _read(config, config.val_data, "val", about["image_size"], about["class_names"]) if config.val_data else None
 
 
 def _load(config: Config) -> tuple[dict[str, ImageSet], str, tuple[str, ...]]:

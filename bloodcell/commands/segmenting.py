@@ -5,7 +5,7 @@ How an image is segmented belongs to `data.segment`.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,26 +83,26 @@ def in_training(parts: Mapping[str, ImageSet], config: Config, *, resumed: bool 
     return done, Segmentation(segmenter, tuple(lines), examples, shares, train.class_names)
 
 
-def of_run(images: ImageSet, config: Config, about: Mapping[str, Any]) -> ImageSet:
-    """Segments images as the training of `--checkpoint` did, and says so in a line.
+def of_run(run_dir: pathlib.Path, about: Mapping[str, Any], config: Config
+           ) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Returns what segments uint8 images [B,S,S,3] as a run's training did; None: it did not.
 
     Args:
-      images: what the model is to see, of its size.
+      run_dir: the run's folder.
+      about: the content of its `model.json`.
       config: the flags; an own `--segment` must be the run's.
-      about: the content of the run's `model.json`.
 
     Raises:
       InputError: `--segment` contradicts the run, or the run's folder lacks what it learned.
     """
     run = str(about.get("segment", ""))
     if config.segment and not segment.same(run, config.segment):
-        raise InputError(f"--segment expected {repr(run) if run else 'none'}, as {config.checkpoint} was trained, "
+        raise InputError(f"--segment expected {repr(run) if run else 'none'}, as {run_dir} was trained, "
                          f"received {config.segment!r}; try leaving it out")
     if not run:
-        return images
-    result = segment.load(pathlib.Path(config.checkpoint), run).apply(images)
-    print(f"{result.line('images')}; as in training: {run}", flush=True)
-    return result.images
+        return None
+    segmenter = segment.load(run_dir, run)
+    return lambda images: segmenter.filled(images, segmenter.masks(images))
 
 
 def _bar(result: segment.Result, own: np.ndarray, name: str) -> Bar:

@@ -5,12 +5,9 @@ Read `run` from top to bottom. Each act lives in its own package; here is their 
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
-import resource
 import statistics
 import sys
 from collections.abc import Sequence
@@ -21,7 +18,16 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell import __version__, augment
-from bloodcell.commands import common, segmenting
+from bloodcell.commands import (
+    classifying,
+    common,
+    corrupting,
+    explaining,
+    measuring,
+    novelty_fitting,
+    reporting,
+    segmenting,
+)
 from bloodcell.commands import parts as data_parts
 from bloodcell.config import Config, to_flagfile
 from bloodcell.data import balance, division, split
@@ -40,8 +46,8 @@ def run(config: Config) -> None:
     """Trains and ends by printing one line of JSON with the figures of the best weights.
 
     The run's folder gets `config.cfg`, `metrics.jsonl`, `report.json`, `report.html`, `confusion.png`,
-    `reliability.png`, `augmented.png`, `model.json`, `split.json`, `checkpoints/` and `tensorboard/`; with
-    `config.dry_run` nothing is written.
+    `reliability.png`, `augmented.png`, `model.json`, `split.json`, `novelty.npz`, `checkpoints/` and
+    `tensorboard/`; with `config.dry_run` nothing is written.
 
     Raises:
       InputError: data, flags or folders that cannot be used.
@@ -111,8 +117,16 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
 
     # ---- The figures of the best weights -------------------------------------------------------------------------
     measured = "test" if "test" in parts else "val"
-    figures = common.measure(model, parts[measured], config, runtime)
-    averaged = _averaged(model, parts[measured], config, runtime)
+    averaged = _averaged(model, parts, measured, config, runtime)
+    loaded = classifying.of_training(model, "best", parts["val"], config, runtime)
+    novelty = novelty_fitting.fit(loaded, "best", train=parts["train"], val=parts["val"], config=config,
+                                  runtime=runtime)
+    result = measuring.measure(loaded.classifier, parts[measured], config)
+    figures = result.figures
+    if config.corruptions and segmentation:
+        print("corruptions: not measured here, where only segmented images are left; try --mode=evaluate", flush=True)
+    elif config.corruptions:
+        figures["corruptions"] = corrupting.measure(loaded, parts[measured], config, runtime, clean=figures)
     history = _history(run_dir)
     saved = {"mib": round(checkpoints.Checkpoints(run_dir).size() / 2**20, 1),
              "seconds": round(sum(line["checkpoint_seconds"] for line in history), 3),
@@ -122,26 +136,34 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
         print(shown.summary(history, stages.parse(config.stages)))
         print(f"checkpoints: {saved['mib']:,.1f} MiB in {run_dir / checkpoints.FOLDER}; training stood still for them "
               f"for {saved['seconds']:.1f} s, {saved['share']:.1%} of its time", flush=True)
-    content = {**figures, "averaged": averaged, "part": measured, "recipe": config.recipe,
+    content = {**figures, "options": result.options, "averaged": averaged, "part": measured, "recipe": config.recipe,
+               "novelty": novelty.facts() if novelty else None,
                "config": dataclasses.asdict(config),
-               "data": {"origin": config.data, "parts": {name: _summary(part) for name, part in parts.items()},
+               "data": {"origin": config.data, "parts": {name: reporting.summary(part) for name, part in parts.items()},
                         "split": divided.spec, "training_rows": balanced,
                         "left_out": common.left_out_entries(parts),
                         "cleaned": [{"file": name, "reason": reason} for name, reason in parts["train"].cleaned]},
                "devices": runtime.devices, "precision": runtime.precision, "jit": runtime.jit,
                "images_per_second": statistics.median(line["images_per_second"] for line in history),
-               "checkpoints": saved, "peak_memory_mib": _peak_memory_mib(),
+               "checkpoints": saved, "peak_memory_mib": reporting.peak_memory_mib(),
                "weights_sha256": checkpoints.weights_sha256(model),
                "first_weights": checkpoints.about(run_dir)["weights"],
-               "versions": _versions()}
+               "temperature": reporting.temperatures(loaded), "versions": reporting.versions()}
     grid, titles = _augmented(parts["train"], config)
+    explanations = reporting.explained(loaded.classifier, parts[measured], result, config, train=parts["train"])
     report.write(run_dir, content, history=history, grid=grid, grid_titles=titles,
-                 segmentation=segmentation.png() if segmentation else None)
+                 segmentation=segmentation.png() if segmentation else None,
+                 classified=reporting.classified(parts[measured], result),
+                 corrupted=reporting.corrupted(loaded, result), explanations=explanations)
     with Board(run_dir) as board:
         board.png(f"confusion/{measured}", plots.confusion_png(figures["confusion"], parts["train"].class_names),
                   history[-1]["step"])
         board.png(f"reliability/{measured}", plots.reliability_png(figures["calibration"], figures["ece"]),
                   history[-1]["step"])
+        if explanations is not None:
+            explaining.to_board(board, explanations, explaining.pictures(explanations), history[-1]["step"])
+    if result.options and config.progress != "none":
+        print(measuring.options_table(result.options), flush=True)
     print(f"report: {run_dir / 'report.html'}", flush=True)
     if averaged:
         print(f"averaged weights ({config.average}): accuracy {averaged['accuracy']:.4f}, the best epoch's "
@@ -155,14 +177,16 @@ def _write_flags(config: Config, run_dir: pathlib.Path) -> None:
     write_atomically(run_dir / "config.cfg", text.encode())
 
 
-def _averaged(model: keras.Model, images: ImageSet, config: Config, runtime: strategies.Runtime
-              ) -> dict[str, Any] | None:
+def _averaged(model: keras.Model, parts: dict[str, ImageSet], measured: str, config: Config,
+              runtime: strategies.Runtime) -> dict[str, Any] | None:
     """Returns the figures of the best averaged weights, or None where the run has none; the model stays as it is."""
     store = checkpoints.Checkpoints(config.run_dir)
     if not store.has("average"):
         return None
     store.restore("average", model)
-    figures = common.measure(model, images, config, runtime)
+    loaded = classifying.of_training(model, "average", parts["val"], config, runtime)
+    novelty_fitting.fit(loaded, "average", train=parts["train"], val=parts["val"], config=config, runtime=runtime)
+    figures = measuring.measure(loaded.classifier, parts[measured], config).figures
     store.restore("best", model)
     return {name: figures[name] for name in metrics.PRINTED}
 
@@ -170,12 +194,6 @@ def _averaged(model: keras.Model, images: ImageSet, config: Config, runtime: str
 def _history(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     lines = (run_dir / metrics_log.FILE).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
-
-
-def _summary(images: ImageSet) -> dict[str, Any]:
-    counts = np.bincount(np.asarray(images.labels), minlength=images.num_classes)
-    return {"images": len(images), "origin": images.origin, "fingerprint": images.fingerprint(),
-            "per_class": dict(zip(images.class_names, counts.tolist(), strict=True))}
 
 
 def _balanced(train: ImageSet, config: Config) -> dict[str, Any] | None:
@@ -220,14 +238,3 @@ def _label(parts: np.ndarray, names: Sequence[str]) -> str:
     """Returns a class's name, or two with their shares of a mixed image."""
     most = [index for index in np.argsort(-parts) if parts[index] >= 0.005]
     return names[most[0]] if len(most) == 1 else "\n".join(f"{parts[index]:.0%} {names[index]}" for index in most)
-
-
-def _peak_memory_mib() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // 2**20 if sys.platform == "darwin" else peak // 2**10  # bytes on macOS, KiB on Linux
-
-
-def _versions() -> dict[str, str]:
-    return {"bloodcell": __version__, "python": platform.python_version(), "tensorflow": tf.__version__,
-            "keras": keras.__version__, "numpy": np.__version__,
-            "scikit-learn": importlib.metadata.version("scikit-learn")}

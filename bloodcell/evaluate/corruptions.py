@@ -31,17 +31,15 @@ import tensorflow as tf
 from bloodcell import augment
 from bloodcell.augment import rng
 from bloodcell.augment.policy import Draws
-from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError, did_you_mean, shown
 from bloodcell.evaluate import medmnist_c
-from bloodcell.evaluate.inference import OnHost
+from bloodcell.evaluate.classifier import OnHost
 
 ALL = "all"  # what `--corruptions` calls the eleven
 
 # What is measured of each; of the clean images `metrics.compute` says more.
 _OF_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 _ERRORS = ("balanced_error", "relative_balanced_error")
-_CHUNK = 64  # images corrupted at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +96,7 @@ def described() -> str:
 
 
 def on_host(name: str, severity: int, *, jit: bool) -> OnHost:
-    """Returns a corruption as what `inference.probabilities` takes: from uint8 arrays of images and ids to images.
+    """Returns a corruption as what `Classifier.outputs` takes: from uint8 arrays of images and ids to images.
 
     Args:
       name: of `CORRUPTIONS`.
@@ -110,21 +108,6 @@ def on_host(name: str, severity: int, *, jit: bool) -> OnHost:
         return lambda images, ids: entry.apply(images, ids, severity)
     graph = tf.function(lambda images, ids: entry.apply(images, ids, severity), jit_compile=jit, autograph=False)
     return lambda images, ids: graph(tf.constant(images), tf.constant(ids)).numpy()
-
-
-def corrupted(images: ImageSet, corrupt: OnHost) -> ImageSet:
-    """Returns a set with its images, now in memory, corrupted: those that a model would see.
-
-    Args:
-      images: N images.
-      corrupt: of `on_host`.
-    """
-    count = len(images)
-    result = np.empty(images.images.shape, np.uint8)
-    for start in range(0, count, _CHUNK):
-        rows = np.resize(np.arange(start, min(start + _CHUNK, count)), _CHUNK)  # one shape, compiled once
-        result[start:start + _CHUNK] = corrupt(images.images[rows], images.ids[rows])[:count - start]
-    return dataclasses.replace(images, images=result)
 
 
 def figures(of_corrupted: Sequence[Mapping[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,6 +122,12 @@ def gap(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return (probabilities.argmax(axis=1) == labels) - probabilities.max(axis=1)
 
 
+def negative_log_likelihood(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Returns the mean of -ln(probability of the true class) in nats; probabilities below 1e-12 count as that."""
+    own = np.asarray(probabilities, np.float64)[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(own, 1e-12)).mean())
+
+
 def normalised_entropy(probabilities: np.ndarray) -> np.ndarray:
     """Returns the entropy of each row of [N, C] over its maximum ln(C): float64 [N], 0 (certain) to 1 (all alike)."""
     p = np.asarray(probabilities, np.float64)

@@ -24,7 +24,9 @@ FREE_FLAGS = frozenset({"mode", "workdir", "report", "predictions", "checkpoint"
                         "dry_run", "strategy", "replicas", "jit", "precision", "weights", "data", "val_data",
                         "test_data", "explain", "list", "which", "max_bad_images", "cache", "clean", "audit_rules",
                         "audit_keep", "audit_write", "audit_features", "contaminants", "corruptions",
-                        "checkpoint_seconds", "keep", "allow_changed", "deterministic"})
+                        "checkpoint_seconds", "keep", "allow_changed", "deterministic", "tta", "temperature",
+                        "ensemble_weights", "batch_norm", "format", "topk", "train_data",
+                        "search", "search_space", "search_pruning", "search_workers"})
 # What else is compared, and what people call it.
 _FIELDS = {"precision": "the precision", "classes": "the classes", "train": "the training images",
            "val": "the validation images", "code": "bloodcell's code", "tensorflow": "TensorFlow", "keras": "Keras",

@@ -18,7 +18,8 @@ from bloodcell.models import MissingWeights
 from bloodcell.train import loop
 
 TINY = ("--model=mobilenet_v3_small", "--weights=none", "--image_size=32", "--batch_size=16",
-        "--stages=all(epochs=1, lr=1e-3)", "--augment=flip | rotate(180)", "--progress=none")
+        "--stages=all(epochs=1, lr=1e-3)", "--augment=flip | rotate(180)", "--progress=none",
+        "--explain=none")
 
 
 def settings(*arguments: str) -> config.Config:
@@ -53,7 +54,8 @@ def run_dir(data, tmp_path_factory) -> pathlib.Path:
 def test_the_run_folder_holds_what_is_promised(run_dir):
     names = {path.name for path in run_dir.iterdir()}
     assert names == {"config.cfg", "metrics.jsonl", "report.json", "report.html", "augmented.png", "confusion.png",
-                     "reliability.png", "model.json", "split.json", "checkpoints", "tensorboard", ".lock"}
+                     "reliability.png", "model.json", "split.json", "temperature.json", "checkpoints", "tensorboard",
+                     ".lock"}
     report = json.loads((run_dir / "report.json").read_text())
     assert report["config"]["batch_size"] == 16
     assert sum(report["data"]["parts"]["train"]["per_class"].values()) == report["data"]["parts"]["train"]["images"]
@@ -97,7 +99,7 @@ def test_evaluate_on_the_same_split_prints_the_same_line(run_dir, data, capsys):
 
 def test_the_folders_flagfile_trains_the_same_weights(run_dir, tmp_path):
     again = config.parse(["main.py", f"--flagfile={run_dir / 'config.cfg'}", f"--workdir={tmp_path}",
-                          "--progress=none"])
+                          "--progress=none", "--explain=none"])
     assert again is not None
     train.run(again)
     first, second = (json.loads((folder / "report.json").read_text()) for folder in (run_dir, tmp_path))

@@ -2,15 +2,16 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
 from bloodcell import config
-from bloodcell.commands import common, evaluate, explain, parts, predict, segmenting, train
+from bloodcell.commands import evaluate, explain, measuring, parts, predict, segmenting, train
 from bloodcell.data import demo, segment
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
-from bloodcell.evaluate import inference
+from bloodcell.evaluate.classifier import Classifier
 from bloodcell.train import checkpoints, loop, state
 
 SPEC = "knn(fill=7)"
@@ -56,7 +57,9 @@ def run(data, tmp_path_factory):
 def model(run, monkeypatch):
     about = json.loads((run[0] / "model.json").read_text())
     about["class_names"] = tuple(about["class_names"])
-    monkeypatch.setattr(checkpoints, "load_model", lambda checkpoint, which: (None, about))
+    inputs = keras.Input((48, 48, 3))
+    network = keras.Model(inputs, keras.layers.Dense(8)(keras.layers.GlobalAveragePooling2D()(inputs)))
+    monkeypatch.setattr(checkpoints, "load_model", lambda checkpoint, which: (network, about))
     return about
 
 
@@ -94,34 +97,37 @@ def test_segment_must_be_the_same_when_a_run_goes_on():
 @pytest.mark.parametrize("given", ["", f"--segment={SPEC}", "--segment=knn(k=5, fill='7')"])
 @pytest.mark.usefixtures("model")
 def test_evaluation_measures_segmented_images(run, data, given, monkeypatch, capsys):
-    measured = []
+    seen = []
 
-    def measure(_, images, *rest):
-        measured.append(images)
-        return {}
+    def measure(found, images, *rest):
+        seen.append(found.members[0].segment(images.images))
+        raise InterruptedError  # far enough
 
-    monkeypatch.setattr(common, "measure", measure)
-    monkeypatch.setattr(common, "print_result", lambda *rest: None)
-    evaluate.run(settings("--mode=evaluate", f"--checkpoint={run[0]}", f"--data={data}", given or "--seed=0"))
+    monkeypatch.setattr(measuring, "measure", measure)
+    with pytest.raises(InterruptedError):
+        evaluate.run(settings("--mode=evaluate", f"--checkpoint={run[0]}", f"--data={data}", given or "--seed=0"))
     plain = np.load(data)["images"]
     segmenter = segment.load(run[0], SPEC)
-    np.testing.assert_array_equal(measured[0].images, segmenter.filled(plain, segmenter.masks(plain)))
+    np.testing.assert_array_equal(seen[0], segmenter.filled(plain, segmenter.masks(plain)))
     assert f"as in training: {SPEC}" in capsys.readouterr().out
 
 
-def test_prediction_sees_segmented_images(run, model, data, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("model")
+def test_prediction_sees_segmented_images(run, data, tmp_path, monkeypatch):
     seen = []
+    batch = Classifier.batch
 
-    def probabilities(_, images, **rest):
-        seen.append(images.images)
-        return np.full((len(images), 8), 0.125)
+    def watched(found, images, ids):
+        seen.append(found.members[0].segment(np.asarray(images)))
+        return batch(found, images, ids)
 
-    monkeypatch.setattr(inference, "probabilities", probabilities)
+    monkeypatch.setattr(Classifier, "batch", watched)
     predict.run(settings("--mode=predict", f"--checkpoint={run[0]}", f"--data={data}",
                          f"--predictions={tmp_path / 'out.csv'}"))
     plain = np.load(data)["images"]
     segmenter = segment.load(run[0], SPEC)
-    np.testing.assert_array_equal(seen[0], segmenter.filled(plain, segmenter.masks(plain)))
+    expected = segmenter.filled(plain, segmenter.masks(plain))
+    np.testing.assert_array_equal(np.concatenate(seen)[:len(plain)], expected)
 
 
 @pytest.mark.parametrize(("of_run", "given"), [(SPEC, "threshold"), (SPEC, "knn"), ("", "threshold")])

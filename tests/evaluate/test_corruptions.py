@@ -14,11 +14,12 @@ from PIL import Image
 
 from bloodcell import config
 from bloodcell.augment import REGISTRY
-from bloodcell.commands import corrupting, evaluate, train
+from bloodcell.commands import classifying, corrupting, evaluate, train
 from bloodcell.data import demo, segment, sources
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
-from bloodcell.evaluate import corruptions, inference, medmnist_c, plots
+from bloodcell.evaluate import corruptions, medmnist_c, plots
+from bloodcell.evaluate.classifier import Classifier, Member
 from bloodcell.evaluate.corruption_sheet import corruption_sheet_png
 from bloodcell.train import strategy as strategies
 
@@ -148,16 +149,6 @@ def darker(monkeypatch) -> None:
                                                compilable=True))
 
 
-@pytest.mark.usefixtures("darker")
-def test_a_set_in_memory_is_corrupted_image_by_image_and_stays_as_it_was(images):
-    pixels = np.resize(images, (70, *images.shape[1:])).copy()
-    given = ImageSet(pixels, None, np.arange(70, dtype=np.int64) * 7, ("a", "b"), "test", ("f",) * 70)
-    result = corruptions.corrupted(given, corruptions.on_host("darker", 2, jit=False))
-    expected = np.clip(pixels.astype(int) - 2 * (given.ids % 10)[:, None, None, None], 0, 255)
-    np.testing.assert_array_equal(result.images, expected)
-    np.testing.assert_array_equal(given.images, np.resize(images, pixels.shape))
-
-
 @pytest.mark.parametrize("batch_size", [3, 20, 64])
 def test_a_model_sees_the_same_corrupted_pixels_in_batches_of_any_size(images, batch_size):
     """A model that tells what it sees; the last batch is filled up with images of the first."""
@@ -165,8 +156,9 @@ def test_a_model_sees_the_same_corrupted_pixels_in_batches_of_any_size(images, b
     inputs = keras.Input((96, 96, 3))
     told = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs) / 64)
     for name in ("bubble", "motion", "jpeg"):
-        result = inference.probabilities(told, given, batch_size=batch_size,
-                                         on_host=corruptions.on_host(name, 5, jit=False))
+        found = Classifier([Member("told", told)])
+        result = found.probabilities(found.outputs(given, batch_size=batch_size,
+                                                   on_host=corruptions.on_host(name, 5, jit=False)).logits)
         logits = medmnist_c.apply(name, images[:20], given.ids, 5).mean(axis=(1, 2)) / 64
         expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         np.testing.assert_allclose(result, expected, atol=1e-5)
@@ -205,8 +197,8 @@ def test_the_mean_over_corruptions_by_hand_and_by_the_paper_s_formula():
 
 def settings(*arguments: str) -> config.Config:
     parsed = config.parse(["main.py", "--model=cnn", "--weights=none", "--image_size=32",
-                           "--batch_size=16", "--stages=all(epochs=1, lr=1e-3)", "--progress=none", "--jit=off",
-                           *arguments])
+                           "--batch_size=16", "--stages=all(epochs=1, lr=1e-3)", "--progress=none", "--explain=none",
+                           "--jit=off", *arguments])
     assert parsed is not None
     config.validate(parsed)
     return parsed
@@ -255,15 +247,16 @@ FIGURES = {"accuracy", "balanced_accuracy", "macro_f1", "balanced_error", "relat
 @pytest.mark.parametrize(("segmented", "names"), [("", ["jpeg", "suite", "bubble"]),
                                                   ("threshold(fill=255)", ["darker"])])
 @pytest.mark.usefixtures("darker")
-def test_evaluate_adds_them_to_its_line_with_a_table_and_pictures_and_training_does_not(segmented, names, data,
-                                                                                       tmp_path, capsys):
+def test_evaluate_and_the_end_of_training_add_them_to_the_line_with_a_table_and_pictures(segmented, names, data,
+                                                                                        tmp_path, capsys):
     run_dir = tmp_path / "run"
     given = f"--corruptions={','.join(names)}"
     try:
         train.run(settings(f"--data={data}", f"--val_data={data}", f"--workdir={run_dir}", f"--segment={segmented}",
                            given))
         trained = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert not (run_dir / corrupting.CELLS).exists()
+        # of segmented images the photographs are gone when the training ends
+        assert ("corruptions" in trained) == (run_dir / corrupting.CELLS).exists() == (not segmented)
         evaluate.run(settings("--mode=evaluate", f"--data={data}", f"--checkpoint={run_dir}", given,
                               f"--report={tmp_path / 'r.json'}"))
         lines = capsys.readouterr().out.splitlines()
@@ -273,6 +266,7 @@ def test_evaluate_adds_them_to_its_line_with_a_table_and_pictures_and_training_d
     report = json.loads((tmp_path / "r.json").read_text())
     assert figures == report
     measured = figures.pop("corruptions")
+    assert trained.pop("corruptions", measured) == measured
     assert figures == trained
     mean = measured.pop("mean", None)
     assert list(measured) == list(corruptions.parse(",".join(names)))
@@ -300,25 +294,21 @@ def test_evaluate_adds_them_to_its_line_with_a_table_and_pictures_and_training_d
 
 @pytest.mark.usefixtures("darker")
 def test_of_a_segmented_run_the_photograph_is_corrupted_and_what_remains_is_segmented(data, monkeypatch, tmp_path):
-    seen = []
-
-    def probabilities(_, images, on_host, **rest):
-        assert on_host is None  # what is corrupted is not corrupted again
-        seen.append(images.images)
-        return np.full((len(images), 8), 0.125)
-
-    monkeypatch.setattr(inference, "probabilities", probabilities)
     segmenter = segment.learn("threshold(fill=255)", sources.load(str(data), part="test", image_size=32))
-    segmenter.save(tmp_path)
     given = sources.load(str(data), part="test", image_size=32)
     chosen = settings("--mode=evaluate", f"--checkpoint={tmp_path}", "--corruptions=darker")
     runtime = strategies.resolve(strategy="none", replicas=0, precision="auto", jit="off", seed=0)
-    corrupting.measure(keras.Sequential(), given, chosen, runtime, about={"segment": "threshold(fill=255)"},
-                       clean=CLEAN)
-    for severity, images in enumerate(seen, start=1):
+    inputs = keras.Input((32, 32, 3))
+    told = keras.Model(inputs, keras.layers.Dense(8)(keras.layers.GlobalAveragePooling2D()(inputs) / 64))
+    member = Member("told", told, segment=lambda pixels: segmenter.filled(pixels, segmenter.masks(pixels)))
+    loaded = classifying.Loaded(Classifier([member]), (tmp_path,), {}, ("",))
+    measured = corrupting.measure(loaded, given, chosen, runtime, clean=CLEAN)["darker"]["severities"]
+    kernel, bias = told.get_weights()
+    for severity, figures in enumerate(measured, start=1):
         pixels = darken(given.images, given.ids, severity)
-        np.testing.assert_array_equal(images, segmenter.filled(pixels, segmenter.masks(pixels)))
-    assert len(seen) == 2
+        logits = segmenter.filled(pixels, segmenter.masks(pixels)).mean(axis=(1, 2)) / 64 @ kernel + bias
+        assert figures["accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == given.labels))
+    assert len(measured) == 2
 
 
 def test_a_folder_that_cannot_get_the_pictures_is_one_line_before_the_work(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def make_images():
 def make_config():
     def make(**flags):
         base = Config(model="tiny", weights="none", stages="all(epochs=2, lr=1e-2)", batch_size=8, image_size=8,
-                      progress="none", schedule="constant", loss="cross_entropy", seed=3)
+                      progress="none", explain="none", schedule="constant", loss="cross_entropy", seed=3)
         return dataclasses.replace(base, **flags)
     return make
 

@@ -294,7 +294,8 @@ def test_what_has_changed_is_said_field_by_field_and_can_be_allowed(tmp_path, ma
 def start(run_dir, data, *more):
     flags = ("--model=cnn", "--weights=none", f"--data={data}", "--clean=none", "--split=fractions(0.8, 0.1, 0.1)",
              "--image_size=32", "--batch_size=8", "--jit=off", "--stages=all(epochs=8, lr=1e-3)", "--augment=flip",
-             "--checkpoint_seconds=1", "--progress=none", "--deterministic", f"--workdir={run_dir}", *more)
+             "--checkpoint_seconds=1", "--progress=none", "--explain=none", "--deterministic",
+             f"--workdir={run_dir}", *more)
     return subprocess.Popen([sys.executable, "main.py", *flags], cwd=REPO, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 

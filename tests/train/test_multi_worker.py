@@ -41,7 +41,7 @@ def flags(tmp_path_factory):
     return [f"--data={path}", "--clean=none", "--split=fractions(0.7, 0.3)", "--model=cnn", "--weights=none",
             "--image_size=16", f"--batch_size={BATCH}", f"--stages=all(epochs={EPOCHS}, lr=1e-3)",
             "--augment=flip | rotate(30)", "--optimizer=adamw(clipnorm=1.0)", "--jit=off",
-            "--checkpoint_seconds=1", "--progress=none"]
+            "--checkpoint_seconds=1", "--progress=none", "--explain=none"]
 
 
 @contextlib.contextmanager
