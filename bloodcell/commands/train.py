@@ -32,7 +32,7 @@ from bloodcell.commands import parts as data_parts
 from bloodcell.config import Config, to_flagfile
 from bloodcell.data import balance, division, split
 from bloodcell.data.dataset import ImageSet
-from bloodcell.evaluate import metrics, plots, report
+from bloodcell.evaluate import metrics, plots, report, temperature
 from bloodcell.files import locked, make_folder, write_atomically
 from bloodcell.models import MissingWeights
 from bloodcell.train import checkpoints, cluster, loop, metrics_log, shown, stages
@@ -148,7 +148,9 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
                "checkpoints": saved, "peak_memory_mib": reporting.peak_memory_mib(),
                "weights_sha256": checkpoints.weights_sha256(model),
                "first_weights": checkpoints.about(run_dir)["weights"],
-               "temperature": reporting.temperatures(loaded), "versions": reporting.versions()}
+               "temperature": reporting.temperatures(loaded),
+               "temperature_fitted_on": "" if temperature.parse(config.temperature).value else "val",
+               "versions": reporting.versions()}
     grid, titles = _augmented(parts["train"], config)
     explanations = reporting.explained(loaded.classifier, parts[measured], result, config, train=parts["train"])
     report.write(run_dir, content, history=history, grid=grid, grid_titles=titles,

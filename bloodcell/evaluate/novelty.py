@@ -28,6 +28,7 @@ FLAGGED = 0.5  # an image is flagged from this score on
 FLAG = "novel"
 K = 10
 POWER = 0.3
+_STEEPNESS = 8  # distances of cells and of anything else are between a half and twice the threshold
 _MARGIN = 1e-6
 _CHUNK = 1024  # images whose distances are in memory at once
 _BANK, _META = "bank", "meta"
@@ -109,12 +110,12 @@ class Novelty:
         return result
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """Returns float64 [N], 0 (as known as can be) to 1: the distance over its sum with the threshold.
+        """Returns float64 [N], 0 (as known as can be) to 1: r^8 / (1 + r^8), r being the distance over the threshold.
 
         It grows with the distance, is 0.5 exactly at the threshold, and an image is novel from there on (`FLAGGED`).
         """
-        distances = self.distances(features)
-        return distances / (distances + self.threshold)
+        powers = (self.distances(features) / self.threshold) ** _STEEPNESS
+        return powers / (1 + powers)
 
     def named(self) -> list[tuple[str, dict[str, Any]]]:
         """Returns each of `fitted_on["known"]` with a name for people, in the order of `fit`."""

@@ -132,7 +132,9 @@ def _per_class(report: Mapping[str, Any]) -> str:
 
 def _calibration(report: Mapping[str, Any]) -> str:
     temperature = report.get("temperature")
-    divided = f"<p>Logits were divided by the temperature {escape(temperature)}.</p>" if temperature else ""
+    own = ", which was fitted on these very images: on others the error is a little larger" \
+        if report.get("temperature_fitted_on", "") == report["part"] else ""
+    divided = f"<p>Logits were divided by the temperature {escape(temperature)}{own}.</p>" if temperature else ""
     return f"""<div class="pair"><div>{report_charts.reliability(report['calibration'])}</div>
 <div><p>A model that says 90% should be right nine times out of ten. Each bar is the accuracy of the images whose
 confidence lies in its range, each dot stands at their mean confidence. Dots on the dashed line: confidence as it should

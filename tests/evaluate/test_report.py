@@ -180,6 +180,16 @@ def test_many_classes_are_a_list_of_what_is_confused():
     assert page.count(" taken for ") >= count
 
 
+@pytest.mark.parametrize(("fitted_on", "part", "said"), [("val", "val", True), ("val", "test", False),
+                                                          ("", "val", False)])
+def test_a_temperature_says_whether_these_images_chose_it(fitted_on, part, said):
+    content = made_report.content(temperature="1.7", temperature_fitted_on=fitted_on, part=part)
+    content["data"]["parts"] = {part: next(iter(content["data"]["parts"].values()))}
+    page = report_page.page(content, again="")
+    assert "the temperature 1.7" in page
+    assert ("fitted on these very images" in page) == said
+
+
 def test_options_say_their_gain_and_their_cost():
     row = full_page().split("+ mean of 4 &lt;views&gt;")[1].split("</tr>")[0]
     assert "0.9125 <small>+0.0125</small>" in row
