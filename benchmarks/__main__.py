@@ -1,7 +1,7 @@
-"""`python -m benchmarks {ops,policies,input,all,report}`: ours against the libraries people use, side by side.
+"""`python -m benchmarks {ops,policies,input,step,all,report}`: ours against the libraries people use, side by side.
 
-`input` is ours alone: images in memory, on the device, and in TFRecords that are streamed, against a training that
-reads nothing.
+`input` and `step` are ours alone: images in memory, on the device, and in TFRecords that are streamed, against a
+training that reads nothing; and what augmentation, precision and compilation cost such a training.
 
 Prints a table and the verdicts on the goals; writes strict JSON (--json), and a page with charts (--results). Peers
 that are not installed (`pip install -e '.[benchmarks,addons]'`) are named and left out. `report` only draws the page
@@ -19,7 +19,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-SUITES = ("ops", "policies", "input")
+SUITES = ("ops", "policies", "input", "step")
 RESULTS = pathlib.Path("benchmarks/results")
 
 
@@ -53,7 +53,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
                         help=f"also write each suite's JSON and chart and a page to this folder (default {RESULTS})")
     parser.add_argument("--samples", type=int, default=15, help="timed runs of each contestant, at most (default 15)")
     parser.add_argument("--seconds", type=float,
-                        help="what a contestant's timed runs may take (default 1 in ops, 5 in policies, 60 in input)")
+                        help="seconds of a contestant's timed runs (default 1 in ops, 5 in policies, 60 in the others)")
     parser.add_argument("--only", type=_pattern, default="", help="only cases in whose names this expression occurs")
     args = parser.parse_args(argv)
     if args.samples < 1:

@@ -1,7 +1,7 @@
 """The charts: ours against the peers, in Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -27,10 +27,11 @@ def png(suite: str, result: Mapping[str, Any]) -> bytes:
     of = {(case, name): rate for (_, case, name), rate in verdicts.rates(result["rows"]).items()}
     titles = {**OURS, **{name: peer["title"] for name, peer in result["peers"].items()}}
     figure = (_ops(of, titles) if suite == "ops" else _policies(of, titles, result) if suite == "policies" else
-              _input(of, titles, result))
+              _step(of, result) if suite == "step" else _input(of, titles, result))
     hardware = result["hardware"]
     where = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"][:1]])
-    what = {"ops": "One op at a time", "policies": "Whole policies", "input": "Feeding a training"}[suite]
+    what = {"ops": "One op at a time", "policies": "Whole policies", "input": "Feeding a training",
+            "step": "Training on one batch again and again"}[suite]
     figure.text(0.02, 1 - 0.30 / figure.get_figheight(), f"{what}: images per second, higher is better",
                 fontsize=14, fontweight="bold", color=_INK, va="center")
     figure.text(0.02, 1 - 0.58 / figure.get_figheight(),
@@ -156,20 +157,40 @@ def _input(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -> F
         axes.set_xlabel("images per second of the pipeline alone, logarithmic", color=_MUTED, fontsize=9)
         _legend(figure, axes, titles)
     if bars:
-        axes = _axes(figure, 0.62, below)
-        for place, (case, name, rate) in enumerate(reversed(bars)):
-            axes.barh(place, rate, height=0.8, color=STYLE[name][0])
-            part = f" = {parts[case, name]:.1%} of one batch repeated" if (case, name) in parts else ""
-            inside = rate > 0.6 * max(rate for _, _, rate in bars)  # there is room in the bar
-            axes.annotate(f"{titles[name]}: {rate:,.0f}{part}", (0 if inside else rate, place), xytext=(8, 0),
-                          textcoords="offset points", va="center", fontsize=9, color="white" if inside else _INK,
-                          fontweight="bold" if inside else "normal")
-        axes.set_yticks([(len(bars) - 1) - sum(place for place, bar in enumerate(bars) if bar[0] == case)
-                         / sum(bar[0] == case for bar in bars) for case in trainings], trainings)
-        axes.set_ylim(-0.6, len(bars) - 0.4)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.set_xlabel("images per second under a training step", color=_MUTED, fontsize=9)
+        _bars(_axes(figure, 0.62, below), [
+            (case, rate, STYLE[name][0], f"{titles[name]}: {rate:,.0f}"
+             + (f" = {parts[case, name]:.1%} of one batch repeated" if (case, name) in parts else ""))
+            for case, name, rate in bars])
     return figure
+
+
+def _step(of: Rates, result: Mapping[str, Any]) -> Figure:
+    """Bars from zero, case by case, in the order in which the contestants were made."""
+    parts = {(row["case"], row["implementation"]): row["part_of_baseline"]["median"] for row in result["rows"]
+             if "part_of_baseline" in row}
+    colours = [colour for colour, _ in list(STYLE.values())[:5]]
+    seen = list(dict.fromkeys(name for _, name in of))
+    bars = [(case, rate, colours[seen.index(name) % len(colours)], f"{name}: {rate:,.0f}"
+             + (f" = {parts[case, name]:.1%} of the first" if (case, name) in parts else ""))
+            for (case, name), rate in of.items()]
+    figure, axes = _figure(1.87 + 0.32 * len(bars))
+    _bars(axes, bars)
+    return figure
+
+
+def _bars(axes: Axes, bars: Sequence[tuple[str, float, str, str]]) -> None:
+    """Draws (case, rate, colour, text), downwards; the bars of a case follow one another."""
+    for place, (_, rate, colour, text) in enumerate(reversed(bars)):
+        axes.barh(place, rate, height=0.8, color=colour)
+        inside = rate > 0.6 * max(rate for _, rate, _, _ in bars)  # there is room in the bar
+        axes.annotate(text, (0 if inside else rate, place), xytext=(8, 0), textcoords="offset points", va="center",
+                      fontsize=9, color="white" if inside else _INK, fontweight="bold" if inside else "normal")
+    cases = list(dict.fromkeys(case for case, *_ in bars))
+    axes.set_yticks([(len(bars) - 1) - sum(place for place, bar in enumerate(bars) if bar[0] == case)
+                     / sum(bar[0] == case for bar in bars) for case in cases], cases)
+    axes.set_ylim(-0.6, len(bars) - 0.4)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlabel("images per second under a training step", color=_MUTED, fontsize=9)
 
 
 def _legend(figure: Figure, axes: Axes, titles: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import charts, verdicts
 from bloodcell.files import write_atomically
 
-SUITES = ("ops", "policies", "input")
+SUITES = ("ops", "policies", "input", "step")
 OURS = {"xla": "ours, compiled", "eager": "ours, eager"}
 FEEDS = {"memory": "in memory", "device": "on the device", "tfrecord": "streamed", "repeated": "one batch repeated"}
 Result = dict[str, Any]
@@ -69,7 +69,7 @@ def markdown(results: Mapping[str, Result]) -> str:
                  for each in judged])]
     for suite, result in results.items():
         parts += [f"## {suite.capitalize()}", f"![{suite}]({suite}.png)",
-                  _feeds(result) if suite == "input" else _rates(result)]
+                  _feeds(result) if suite == "input" else _steps(result) if suite == "step" else _rates(result)]
         if suite == "ops":
             parts.append(_losses(result))
         if result.get("memory"):
@@ -87,8 +87,8 @@ def markdown(results: Mapping[str, Result]) -> str:
                           for each in result["streams"]])]
         parts.append(_conditions(result))
     parts += ["## Method", _METHOD]
-    raced = [result for suite, result in results.items() if suite != "input"]
-    if raced:  # no peer takes part in `input`: which of them were installed for it says nothing about the figures
+    raced = [result for suite, result in results.items() if suite not in ("input", "step")]
+    if raced:  # no peer takes part in the others: which of them were installed for these says nothing about the figures
         parts.append(_peers(merge(raced)))
     return "\n\n".join(parts) + "\n"
 
@@ -101,10 +101,11 @@ case is an op at 0.4 of its range for all samples; in `policies`, all take turns
 images come in the same order from memory, from the device, where the set lies and to which only positions travel, and
 from TFRecords (512 rendered cells, turned, rolled, lighter or darker each time), alone or into the augmented step of a
 network, and the first read, which checks the files, is not timed. `one batch repeated` is the same step without any
-input; the others' parts of its rate are medians over the turns, each of the runs of that turn. Slow contestants have
-fewer runs (`samples` in the JSON), never fewer than three. A run lasts a fifth of a second at least, over as many
-batches as that takes: what follows a pause or somebody else's work is slow at first. Pipelines, which work ahead,
-begin and end within the run."""
+input, as in `step`, where contestants differ in what the step does and the first of a case does the least; the others'
+parts of its rate are medians over the turns, each of the runs of that turn. Slow contestants have fewer runs
+(`samples` in the JSON), never fewer than three. A run lasts a fifth of a second at least, over as many batches as that
+takes: what follows a pause or somebody else's work is slow at first. Pipelines, which work ahead, begin and end within
+the run."""
 
 
 def _titles(result: Result) -> dict[str, str]:
@@ -139,6 +140,14 @@ def _feeds(result: Result) -> str:
     return _table(("case", *(FEEDS[name] for name in sides)), [
         (f"`{case}`", *(cell(found.get((case, name))) for name in sides))
         for case in dict.fromkeys(case for case, _ in found)])
+
+
+def _steps(result: Result) -> str:
+    """A row for each contestant, with its part of the rate of the first of its case."""
+    return _table(("case", "what the step does", "images/s", "of the first"), [
+        (f"`{row['case']}`", row["implementation"], f"{row['images_per_second']['median']:,.0f}",
+         f"{row['part_of_baseline']['median']:.1%}" if "part_of_baseline" in row else "")
+        for row in result["rows"]])
 
 
 def _losses(result: Result) -> str:

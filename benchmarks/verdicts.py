@@ -10,6 +10,7 @@ COMPILE_SECONDS = 20.0
 MEMORY_BATCHES = 8.0  # of float32
 FED = 0.98  # of the rate with one batch repeated, for which nothing is read
 SOURCES = {"memory": "from memory", "device": "from the device", "tfrecord": "from streamed TFRecords"}
+STEP, STEP_POLICY, AUGMENTED = "efficientnet_v2_s", "v2s policy", 0.10  # what a policy may take of a step on a CPU
 GROWTH = 1.05  # of the peak memory from the smaller set to the larger
 PEERS_OF_OPS = {"keras": "Keras 3", "tfa": "tf.image + TFA"}
 
@@ -53,6 +54,7 @@ def judge(rows: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]]
         _memory(memory),
         *(_fed(rows, side, title) for side, title in SOURCES.items()),
         _growth(streams),
+        _augmented(rows),
     ]
 
 
@@ -109,6 +111,16 @@ def _fed(rows: Sequence[Mapping[str, Any]], side: str, title: str) -> Verdict:
     return Verdict(goal, all(part["median"] >= FED for part in parts.values()), ", ".join(
         f"{case}: {part['median']:.1%} (quartiles {part['q1']:.1%} to {part['q3']:.1%})"
         for case, part in parts.items()))
+
+
+def _augmented(rows: Sequence[Mapping[str, Any]]) -> Verdict:
+    goal = f"the whole v2s policy at most {AUGMENTED:.0%} of the training step of EfficientNetV2-S"
+    parts = [row["part_of_baseline"] for row in rows if "part_of_baseline" in row
+             and (row["suite"], row["case"], row["implementation"]) == ("step", STEP, STEP_POLICY)]
+    if not parts:
+        return Verdict(goal, None, "no row of that step")
+    cost, low, high = (1 - parts[0][name] for name in ("median", "q3", "q1"))
+    return Verdict(goal, cost <= AUGMENTED, f"{cost:.1%} (quartiles {low:.1%} to {high:.1%})")
 
 
 def _growth(streams: Sequence[Mapping[str, Any]]) -> Verdict:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import SIDE, memory, ops, ours, peers, policies, report, streaming
+from benchmarks import SIDE, memory, ops, ours, peers, policies, report, streaming, training
 from benchmarks import __main__ as command
 from benchmarks import input as feeding
+from benchmarks import step as stepping
 from bloodcell import augment, config, models
 from bloodcell.data import demo
 from bloodcell.train import step
@@ -218,3 +219,41 @@ def test_page_and_charts_come_from_the_json_alone_with_losses_beside_wins(tmp_pa
     assert "A CPU, 2 cores, no GPU; batch 256 at 96x96; 2026-01-01" in page
     assert "| DALI (CPU) | gone |" in page
     assert "not where input ran" not in page
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Trainings of a network without convolutions, eight images a step; returns the arguments of each."""
+    made: list[dict[str, Any]] = []
+    build = training.build
+
+    def watched(network, **given):
+        made.append({"network": network, **given})
+        return build(network, **{**given, "precision": "float32", "jit": "off"})
+
+    monkeypatch.setattr(training, "build", watched)
+    monkeypatch.setattr(models, "build", lambda *_, num_classes, **__: keras.Sequential(
+        [keras.Input((SIDE, SIDE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(num_classes)]))
+    monkeypatch.setattr(stepping, "BATCH", 8)
+    monkeypatch.setattr(stepping, "STEPS", dict.fromkeys(stepping.STEPS, 1))
+    yield made
+    keras.config.set_dtype_policy("float32")
+
+
+def test_step_trains_every_network_with_and_without_augmentation(few, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "V2S", "flip")
+    monkeypatch.setattr(stepping, "POLICIES", {"none": {}, "v2s policy": {"policy": "flip"},
+                                               "mixup": {"mix": "mixup(0.2)"}})
+    command.main(["step", "--samples=1", f"--json={tmp_path / 'out.json'}", f"--results={tmp_path / 'results'}"])
+    result = _strict(tmp_path / "out.json")
+    rows = [(row["case"], row["implementation"]) for row in result["rows"]]
+    assert rows == [*((network, name) for network in stepping.STEPS for name in stepping.POLICIES),
+                    *(("mobilenet_v3_small, v2s policy", name) for name in stepping.SETTINGS)]
+    assert [row["implementation"] for row in result["rows"] if "part_of_baseline" not in row] == [
+        *["none"] * 3, "float32, jit=augment"]
+    assert [made.get("mix", "") for made in small[:3]] == ["", "", "mixup(0.2)"]
+    assert {(made["precision"], made["jit"]) for made in small if "jit" in made} == {
+        ("float32", "augment"), ("float32", "off"), ("float32", "step"), ("mixed_bfloat16", "augment")}
+    page = (tmp_path / "results" / "README.md").read_text()
+    assert "| case | what the step does | images/s | of the first |" in page
+    assert (tmp_path / "results" / "step.png").read_bytes().startswith(b"\x89PNG")

@@ -76,5 +76,15 @@ def test_memory_of_a_streamed_epoch_may_not_grow(many, word):
 
 def test_nothing_is_judged_without_figures():
     judged = verdicts.judge([], [])
-    assert len(judged) == 11
+    assert len(judged) == 12
     assert {verdict.word() for verdict in judged} == {"not judged"}
+
+
+@pytest.mark.parametrize(("part", "word"), [(0.91, "met"), (0.89, "NOT met")])
+def test_a_policy_may_take_a_tenth_of_the_step(part, word):
+    row = {**_row("step", "efficientnet_v2_s", "v2s policy", 9.0),
+           "part_of_baseline": {"median": part, "q1": 0.8, "q3": 0.95}}
+    goal = "the whole v2s policy at most 10% of the training step of EfficientNetV2-S"
+    verdict = _judge([row])[goal]
+    assert (verdict.word(), verdict.figures) == (word, f"{1 - part:.1%} (quartiles 5.0% to 20.0%)")
+    assert _judge([])[goal].word() == "not judged"

@@ -1,0 +1,71 @@
+"""Suite `step`: training images per second with synthetic input, and what augmentation takes of it.
+
+All contestants of a network train on one batch again and again, a tensor already, so that nothing is read; they differ
+in policy, precision or compilation. What augmentation takes of the step is what is missing to the rate without.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import SIDE, training
+from benchmarks.timing import Contestant, race
+
+SECONDS = 60.0  # a contestant's timed runs
+BATCH = 64  # as the recipes have it
+STEPS = {"efficientnet_v2_s": 2, "efficientnet_lite0": 6, "mobilenet_v3_small": 12}  # of a run: each takes seconds
+PLAIN = "none"  # the contestant without augmentation
+POLICIES: dict[str, dict[str, str]] = {
+    PLAIN: {},
+    "v2s policy": {"policy": training.V2S},
+    "augmix": {"policy": "augmix(severity=3)"},
+    "mixup": {"mix": "mixup(0.2)"},
+}
+SETTINGS: dict[str, dict[str, str]] = {  # of one network with the v2s policy
+    "float32, jit=augment": {"precision": "float32", "jit": "augment"},
+    "float32, jit=off": {"precision": "float32", "jit": "off"},
+    "float32, jit=step": {"precision": "float32", "jit": "step"},
+    "mixed_bfloat16, jit=augment": {"precision": "mixed_bfloat16", "jit": "augment"},
+}
+OF_SETTINGS = "mobilenet_v3_small"
+
+
+def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
+        tell: Callable[[str], None]) -> dict[str, Any]:
+    """Races what each network trains with, network by network.
+
+    Args:
+      present: the peers; none takes part.
+      samples: timed runs of a contestant, at most.
+      seconds: what they may take, together.
+      only: a regular expression; the cases to run are those in whose names it occurs.
+      tell: called with lines of progress.
+
+    Returns:
+      `rows`, with their part of the rate of the first contestant of their case.
+    """
+    del present
+    rows: list[dict[str, Any]] = []
+    cases = {network: (network, POLICIES) for network in STEPS}
+    cases[f"{OF_SETTINGS}, v2s policy"] = (OF_SETTINGS, {
+        name: {"policy": training.V2S, **setting} for name, setting in SETTINGS.items()})
+    for case, (network, contestants) in cases.items():
+        if re.search(only, case):
+            ready = [_contestant(case, name, network, given) for name, given in contestants.items()]
+            rows += race("step", ready, samples=samples, seconds=seconds, baseline=next(iter(contestants)), tell=tell)
+    return {"rows": rows, "batch": BATCH}
+
+
+def _contestant(case: str, name: str, network: str, given: Mapping[str, str]) -> Contestant:
+    from bloodcell.data import demo
+    classes = len(demo.CLASS_NAMES)
+    trained = training.build(network, classes=classes, **given)
+    pixels, labels = demo.render(BATCH, seed=0, size=SIDE)
+    batch = training.placed({
+        "image": tf.constant(pixels), "label": tf.constant(labels, tf.int64), "id": tf.range(BATCH, dtype=tf.int64),
+        "weight": tf.constant(np.ones(BATCH, np.float32))}, trained.runtime.strategy)
+    steps = STEPS[network]
+    return Contestant(case, name, steps * BATCH, lambda _: trained.run([batch] * steps))
