@@ -82,13 +82,13 @@ def _neighbours(found: Explanations, near: Neighbours) -> str:
         figures = [_figure(pictures[row * (across + 1)], said, kind)]
         for i in range(across):
             label = names[near.labels[row, i]]
-            kind = "" if near.labels[row, i] == near.cells.predicted[row] else "other"
+            kind = "" if near.labels[row, i] == near.cells.labels[row] else "other"
             said = (label, f"similarity {near.similarity[row, i]:.2f}", shown(near.files[row][i]))
             figures.append(_figure(pictures[row * (across + 1) + 1 + i], said, kind))
         parts.append(f'<div class="cells row">{"".join(figures)}</div>')
     return (f"<h3>The nearest training images</h3><p>Each row begins with a measured cell; beside it those of "
-            f"{near.searched:,} training images of {escape(near.origin)} that the model finds most similar.</p>"
-            f"{_folded(parts, at_once=8, kind='rows')}")
+            f"{near.searched:,} training images of {escape(near.origin)} that the model finds most similar; red "
+            f"names are of other classes than the cell's own.</p>{_folded(parts, at_once=8, kind='rows')}")
 
 
 def _words(cells: Cells, i: int, names: Sequence[str]) -> tuple[tuple[str, str, str], str]:

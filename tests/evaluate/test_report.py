@@ -1,6 +1,7 @@
 """The report is whole, self-contained, within its size, and says what was measured, in figures and in words."""
 
 import base64
+import dataclasses
 import io
 import itertools
 import json
@@ -279,6 +280,16 @@ def test_what_is_left_out_is_said(monkeypatch):
     monkeypatch.setattr(gallery.data, "__kwdefaults__", {"most": 50, "budget": gallery.BUDGET})
     page = report_page.page(made_report.content(), again="", classified=made_report.classified())
     assert "50 of 187 images are in this page, so that it stays small: all 12 wrong ones" in page
+
+
+def test_nearest_training_images_of_other_classes_than_the_cells_own_are_red():
+    found = made_report.explanations()
+    assert found.neighbours is not None
+    labels = (found.neighbours.cells.labels[:, None] + [[0, 1], [1, 1], [0, 0]]) % len(made_report.NAMES)
+    found = dataclasses.replace(found, neighbours=dataclasses.replace(found.neighbours, labels=labels))
+    page = report_page.page(made_report.content(), again="", explanations=found)
+    rows = page.split('<div class="cells row">')[1:]
+    assert [row.count('<figure class="other">') for row in rows] == [1, 2, 0]
 
 
 # ---- Plain words -----------------------------------------------------------------------------------------------------
