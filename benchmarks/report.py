@@ -16,10 +16,10 @@ Result = dict[str, Any]
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the rows as plain text, one a line."""
-    text = [f"{'case':<22}{'implementation':<16}{'images/s':>10}{'q1':>10}{'q3':>10}{'compile s':>11}{'samples':>9}"]
+    text = [f"{'case':<32}{'implementation':<28}{'images/s':>10}{'q1':>10}{'q3':>10}{'compile s':>11}{'samples':>9}"]
     for row in rows:
         rate = row["images_per_second"]
-        text.append(f"{row['case']:<22}{row['implementation']:<16}{rate['median']:>10,.0f}{rate['q1']:>10,.0f}"
+        text.append(f"{row['case']:<32}{row['implementation']:<28}{rate['median']:>10,.0f}{rate['q1']:>10,.0f}"
                     f"{rate['q3']:>10,.0f}{row['compile_seconds']:>11.2f}{row['samples']:>9}")
     return "\n".join(text)
 
