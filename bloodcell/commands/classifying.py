@@ -14,8 +14,9 @@ from bloodcell.config import Config
 from bloodcell.data.dataset import ImageSet
 from bloodcell.data.pipeline import Pipeline
 from bloodcell.errors import InputError
-from bloodcell.evaluate import batch_norm, classifier, temperature, tta
+from bloodcell.evaluate import batch_norm, classifier, novelty, temperature, tta
 from bloodcell.evaluate.classifier import Classifier, Member, OnHost
+from bloodcell.evaluate.novelty import Novelty
 from bloodcell.train import checkpoints
 from bloodcell.train.strategy import Runtime
 
@@ -37,6 +38,10 @@ class Loaded:
     about: dict[str, Any]
     weights_sha256: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+    def judges(self) -> list[Novelty | None]:
+        """Reads each network's score of novelty; None for one that has none. Raises InputError where it is damaged."""
+        return [novelty.load(run, digest) for run, digest in zip(self.runs, self.weights_sha256, strict=True)]
 
     def print_notes(self) -> None:
         """Prints `notes`."""

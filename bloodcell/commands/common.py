@@ -8,14 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from bloodcell.config import Config
 from bloodcell.data.audit import cleaning
 from bloodcell.data.dataset import ImageSet, first_left_out
 from bloodcell.errors import InputError
 from bloodcell.evaluate import bootstrap, metrics
 from bloodcell.files import write_atomically
+from bloodcell.train import strategy as strategies
 from bloodcell.train.strategy import Runtime
 
 LINE_SECONDS = 10.0  # between two lines of progress
+
+
+def resolve(config: Config, *, training: bool = False) -> Runtime:
+    """Returns the devices, precision and compilation that the flags ask for; see `strategy.resolve`."""
+    return strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
+                              jit=config.jit, seed=config.seed, training=training)
 
 
 def print_header(runtime: Runtime, origin: str, parts: Mapping[str, ImageSet], *, cache: str = "memory",

@@ -2,7 +2,6 @@
 
 from bloodcell.commands import classifying, common, corrupting, measuring, parts, reporting
 from bloodcell.config import Config
-from bloodcell.train import strategy as strategies
 
 
 def run(config: Config) -> None:
@@ -19,8 +18,7 @@ def run(config: Config) -> None:
     common.check_output(config.report, "--report")
     corrupting.check(config)
     reporting.check(config)
-    runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
-                                 jit=config.jit, seed=config.seed)
+    runtime = common.resolve(config)
     loaded = classifying.load(config, runtime)
     part, images = parts.to_measure(config, loaded.runs[0], loaded.about)
     common.print_header(runtime, config.data, {part: images})

@@ -3,7 +3,6 @@
 from bloodcell.commands import classifying, common, explaining, explaining_policy, parts, segmenting
 from bloodcell.config import Config, explained
 from bloodcell.files import make_folder, write_atomically
-from bloodcell.train import strategy as strategies
 from bloodcell.train.tensorboard import Board
 
 SEGMENT_SHEET = "explain_segment.png"
@@ -31,8 +30,7 @@ def explain_model(config: Config) -> None:
     `--mode=evaluate` measures under the same flags.
     """
     kinds = explained(config.explain)
-    runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
-                                 jit=config.jit, seed=config.seed)
+    runtime = common.resolve(config)
     loaded = classifying.load(config, runtime)
     part, images = parts.to_measure(config, loaded.runs[0], loaded.about)
     common.print_header(runtime, config.data, {part: images})

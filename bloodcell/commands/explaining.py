@@ -116,20 +116,11 @@ def training_of(run_dir: pathlib.Path, *, data: str = "", cache: str = "auto") -
                               class_names=about["class_names"], max_bad_images=trained.max_bad_images, cache=cache)
     except InputError as error:
         return f"the run's training data cannot be read ({' '.join(str(error).split())})"
-    found = _same_images(part, images)
+    found = division.images_of(part, images)
     if found is None:
         return (f"{data or trained.data} does not hold the images that {run_dir} was trained on; "
                 "try --train_data=WHERE_THEY_ARE")
     return Training(found)
-
-
-def _same_images(part: division.Part, images: ImageSet) -> ImageSet | None:
-    """Returns a part's images out of those that were divided, in its order; None where they are no longer there."""
-    order = np.argsort(images.ids, kind="stable")
-    place = np.searchsorted(images.ids, part.ids, sorter=order)
-    chosen = images.subset(order[np.minimum(place, len(order) - 1)])
-    same = np.array_equal(chosen.ids, part.ids) and chosen.fingerprint() == part.fingerprint
-    return chosen if same else None
 
 
 def write(folder: pathlib.Path, found: Explanations, drawn: Mapping[str, bytes]) -> list[pathlib.Path]:

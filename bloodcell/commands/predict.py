@@ -21,7 +21,6 @@ from bloodcell.errors import InputError, Stopped
 from bloodcell.evaluate import metrics, novelty
 from bloodcell.evaluate.novelty import Novelty
 from bloodcell.part_file import PartFile
-from bloodcell.train import strategy as strategies
 
 _NAMED = 3  # unreadable images that are named on the terminal; the file names all of them
 _NOTHING_YET = {"images": 0, "changed": 0, "first": [], **dict.fromkeys(predictions.FLAGS, 0)}
@@ -39,12 +38,11 @@ def run(config: Config) -> None:
       Stopped: Ctrl-C or SIGTERM.
     """
     ending = predictions.check(config.predictions)
-    runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
-                                 jit=config.jit, seed=config.seed)
+    runtime = common.resolve(config)
     loaded = classifying.load(dataclasses.replace(config, val_augment=""), runtime)
     size, names = loaded.about["image_size"], loaded.about["class_names"]
     layout = Layout(ending, names, config.topk)
-    judges = [novelty.load(run, digest) for run, digest in zip(loaded.runs, loaded.weights_sha256, strict=True)]
+    judges = loaded.judges()
     images = stream.open_source(config.data, image_size=size, class_names=names, seed=config.seed)
     print(f"devices: {runtime.devices} | precision: {runtime.precision} | jit: {runtime.jit} | data: {config.data}: "
           f"{len(images):,} unlabelled images, read as their turn comes, {len(names)} classes", flush=True)
@@ -116,11 +114,10 @@ def _judged(batch: Batch, loaded: Loaded, judges: Sequence[Novelty | None]
         return np.zeros((0, loaded.classifier.class_count), np.float32), np.zeros(0), np.zeros(0, bool)
     outputs = loaded.classifier.batch(batch.images, batch.ids)
     probabilities = loaded.classifier.probabilities(outputs.logits)[:count]
-    scores = [judge.score(features)[:count] for judge, features in zip(judges, outputs.features, strict=True) if judge]
-    if not scores:
+    score = novelty.mean_score(judges, outputs.features)
+    if score is None:
         return probabilities, metrics.normalised_entropy(probabilities), np.zeros(count, bool)
-    score = np.mean(scores, axis=0)
-    return probabilities, score, score >= novelty.FLAGGED
+    return probabilities, score[:count], score[:count] >= novelty.FLAGGED
 
 
 def _counted(state: dict[str, Any], batch: Batch, flags: dict[str, int]) -> dict[str, Any]:

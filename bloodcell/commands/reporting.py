@@ -113,11 +113,11 @@ def flagged(loaded: Loaded, measured: Measured, labels: np.ndarray) -> dict[str,
 
     None where no run can tell. The score of several runs is the mean of those that can, as in predict.
     """
-    judges = [novelty.load(run, digest) for run, digest in zip(loaded.runs, loaded.weights_sha256, strict=True)]
-    scores = [judge.score(features) for judge, features in zip(judges, measured.outputs.features, strict=True) if judge]
-    if not scores:
+    judges = loaded.judges()
+    score = novelty.mean_score(judges, measured.outputs.features)
+    if score is None:
         return None
-    novel = np.mean(scores, axis=0) >= novelty.FLAGGED
+    novel = score >= novelty.FLAGGED
     wrong = measured.probabilities.argmax(axis=1) != labels
     of_wrong = {"flagged_mistakes": float(novel[wrong].mean())} if wrong.any() else {}
     return {"flagged_here": float(novel.mean()), **of_wrong,

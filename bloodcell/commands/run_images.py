@@ -32,9 +32,9 @@ def of_run(run: pathlib.Path, about: Mapping[str, Any]) -> dict[str, ImageSet]:
         raise InputError(f"{run / 'config.cfg'}: expected the flags of a run, received --help")
     parts = division.read(run).parts
     whole = _load(flags, flags.data, "train", about)
-    loaded = {"train": _chosen(whole, parts["train"].ids, run)} if "train" in parts else {}
+    loaded = {"train": _chosen(whole, parts["train"], run)} if "train" in parts else {}
     if "val" in parts:
-        loaded["val"] = _chosen(whole, parts["val"].ids, run) if parts["val"].by_split else \
+        loaded["val"] = _chosen(whole, parts["val"], run) if parts["val"].by_split else \
             _load(flags, flags.val_data or flags.data, "val", about)
     return loaded
 
@@ -60,10 +60,8 @@ def _load(flags: config.Config, source: str, part: str, about: Mapping[str, Any]
                         class_names=about["class_names"], max_bad_images=flags.max_bad_images, cache=flags.cache)
 
 
-def _chosen(images: ImageSet, ids: np.ndarray, run: pathlib.Path) -> ImageSet:
-    order = np.argsort(images.ids, kind="stable")
-    places = np.searchsorted(images.ids, ids, sorter=order)
-    found = order[np.minimum(places, len(order) - 1)]
-    if not np.array_equal(images.ids[found], ids):
+def _chosen(images: ImageSet, part: division.Part, run: pathlib.Path) -> ImageSet:
+    found = division.images_of(part, images)
+    if found is None:
         raise InputError(f"{images.origin}: expected the images that {run} was trained on, received others")
-    return images.subset(found)
+    return found

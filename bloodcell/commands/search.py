@@ -163,8 +163,7 @@ def take_part(config: Config, *, first: bool) -> None:
 def _runtime(config: Config) -> strategies.Runtime:
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    return strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
-                              jit=config.jit, seed=config.seed)
+    return common.resolve(config)
 
 
 def _status(config: Config) -> Any:

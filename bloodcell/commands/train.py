@@ -55,8 +55,7 @@ def run(config: Config) -> None:
     # ---- With what, and where ------------------------------------------------------------------------------------
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    runtime = strategies.resolve(strategy=config.strategy, replicas=config.replicas, precision=config.precision,
-                                 jit=config.jit, seed=config.seed, training=True)
+    runtime = common.resolve(config, training=True)
     with contextlib.ExitStack() as stack:
         if not runtime.chief:  # the chief speaks for all
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
@@ -146,8 +145,7 @@ def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSe
                "devices": runtime.devices, "precision": runtime.precision, "jit": runtime.jit,
                "images_per_second": statistics.median(line["images_per_second"] for line in history),
                "checkpoints": saved, "peak_memory_mib": reporting.peak_memory_mib(),
-               "weights_sha256": checkpoints.weights_sha256(model),
-               "first_weights": checkpoints.about(run_dir)["weights"],
+               "weights_sha256": loaded.weights_sha256[0], "first_weights": loaded.about["weights"],
                "temperature": reporting.temperatures(loaded),
                "temperature_fitted_on": "" if temperature.parse(config.temperature).value else "val",
                "versions": reporting.versions()}

@@ -113,14 +113,20 @@ def held_out(run_dir: pathlib.Path, images: ImageSet, origin: str) -> tuple[str,
     if part is None or not part.by_split:
         raise InputError(f"--split=run expected a run whose --split made its {name} part, received {run_dir}, whose "
                          "data has one of its own; try leaving --split out")
-    order = np.argsort(images.ids, kind="stable")
-    place = np.searchsorted(images.ids, part.ids, sorter=order)
-    found = order[np.minimum(place, len(order) - 1)]
-    chosen = images.subset(found)
-    if not np.array_equal(chosen.ids, part.ids) or chosen.fingerprint() != part.fingerprint:
+    chosen = images_of(part, images)
+    if chosen is None:
         raise InputError(f"--split=run expected the data that {run_dir} was trained on, received {origin} with other "
                          f"images or labels; try the --data in {run_dir / 'config.cfg'}")
     return name, chosen
+
+
+def images_of(part: Part, images: ImageSet) -> ImageSet | None:
+    """Returns a part's images out of those that were divided, in its order; None where they are others by now."""
+    order = np.argsort(images.ids, kind="stable")
+    place = np.searchsorted(images.ids, part.ids, sorter=order)
+    chosen = images.subset(order[np.minimum(place, len(order) - 1)])
+    same = np.array_equal(chosen.ids, part.ids) and chosen.fingerprint() == part.fingerprint
+    return chosen if same else None
 
 
 def ranges(ids: np.ndarray) -> str:

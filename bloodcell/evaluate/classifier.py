@@ -4,6 +4,7 @@ The mean is of probabilities: over the views of each network, then, weighted, ov
 segmentation is graphs of one batch shape. Figures are in `metrics`; reading runs is the commands' business.
 """
 
+import copy
 import dataclasses
 import math
 import time
@@ -81,8 +82,7 @@ class Classifier:
         """
         self.members = tuple(members)
         self.views = tuple(views) or tta.parse("")
-        own = np.ones(len(self.members)) if weights is None else np.asarray(weights, np.float64)
-        self.weights = own / own.sum()
+        self.weights = _shares(np.ones(len(self.members)) if weights is None else weights)
         self.transform = transform
         self._graphs = [graph_of(member.model) for member in self.members]
 
@@ -96,17 +96,18 @@ class Classifier:
 
         Its graphs are this one's, and so not traced again.
         """
-        members = [dataclasses.replace(member, temperature=temperature)
-                   for member, temperature in zip(self.members, temperatures, strict=True)]
-        other = Classifier(members, views=self.views, weights=self.weights if weights is None else weights,
-                           transform=self.transform)
-        other._graphs = self._graphs
+        other = copy.copy(self)
+        other.members = tuple(dataclasses.replace(member, temperature=temperature)
+                              for member, temperature in zip(self.members, temperatures, strict=True))
+        if weights is not None:
+            other.weights = _shares(weights)
         return other
 
     def of_member(self, which: int) -> "Classifier":
         """Returns a classifier of one of the networks; its graph is this one's."""
-        other = Classifier(self.members[which:which + 1], views=self.views, transform=self.transform)
-        other._graphs = self._graphs[which:which + 1]
+        other = copy.copy(self)
+        other.members, other._graphs = self.members[which:which + 1], self._graphs[which:which + 1]
+        other.weights = np.ones(1)
         return other
 
     def seeing(self, transform: Transform | None, *, views: Sequence[tta.View] | None = None) -> "Classifier":
@@ -114,9 +115,10 @@ class Classifier:
 
         With `views` it also looks at others than this one does; none are the image as it is.
         """
-        other = Classifier(self.members, views=self.views if views is None else views, weights=self.weights,
-                           transform=transform)
-        other._graphs = self._graphs
+        other = copy.copy(self)
+        other.transform = transform
+        if views is not None:
+            other.views = tuple(views) or tta.parse("")
         return other
 
     def batch(self, images: np.ndarray | tf.Tensor, ids: np.ndarray | tf.Tensor) -> Outputs:
@@ -184,6 +186,11 @@ class Classifier:
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Returns float32 [N,C], rows that sum to 1, of logits [M,V,N,C]."""
         return combined(logits, [member.temperature for member in self.members], self.weights)
+
+
+def _shares(weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    own = np.asarray(weights, np.float64)
+    return own / own.sum()
 
 
 def combined(logits: np.ndarray, temperatures: Sequence[float], weights: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from bloodcell.evaluate import plots
 
@@ -74,18 +73,10 @@ def corruption_sheet_png(clean: np.ndarray, corrupted: Mapping[str, np.ndarray],
                           parse_math=False)
                 for index, cell in enumerate(cells):
                     x = left + _LABEL + index * (side + _GAP)
-                    canvas[y:y + side, x:x + side] = _shown(cell, side)
+                    canvas[y:y + side, x:x + side] = plots.at_side(cell, side)
         top += block_height + _BETWEEN // 2
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", zorder=0)
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_aspect("auto")
     return plots.png(figure)
-
-
-def _shown(cell: np.ndarray, side: int) -> np.ndarray:
-    if cell.shape[:2] == (side, side):
-        return cell
-    larger = cell.shape[0] < side
-    return np.asarray(Image.fromarray(cell).resize(
-        (side, side), Image.Resampling.NEAREST if larger else Image.Resampling.BOX))

@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from bloodcell.evaluate import plots
 from bloodcell.evaluate.explanations import Cells, Explanations, FeatureMap
@@ -212,7 +211,7 @@ class _Sheet:
 
     def picture(self, x: int, y: int, image: np.ndarray, side: int, *, frame: str = "") -> None:
         """Places an image, brought to a side, with a frame of a colour."""
-        self.strip(x, y, _shown(image, side))
+        self.strip(x, y, plots.at_side(image, side))
         if frame:
             self._axes.add_patch(Rectangle((x + 1, y + 1), side - 2, side - 2, fill=False, edgecolor=frame,
                                            linewidth=1.6))
@@ -272,14 +271,6 @@ def _present(cells: Cells | None) -> Cells:
 def _side(cells: Cells) -> int:
     side = max(cells.images.shape[1:3], default=_LEAST) or _LEAST
     return -(-_LEAST // side) * side if side < _LEAST else min(side, _MOST)
-
-
-def _shown(image: np.ndarray, side: int) -> np.ndarray:
-    if image.shape[:2] == (side, side):
-        return image
-    larger = image.shape[0] < side
-    return np.asarray(Image.fromarray(image).resize(
-        (side, side), Image.Resampling.NEAREST if larger else Image.Resampling.BOX))
 
 
 def _wrapped(text: str) -> str:

@@ -175,6 +175,17 @@ def load(run_dir: pathlib.Path, weights_sha256: str) -> Novelty | None:
     return None
 
 
+def mean_score(judges: Sequence[Novelty | None], features: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Returns float64 [N], the mean of the scores of those networks that have one; None where none has.
+
+    Args:
+      judges: of each network.
+      features: of each network, float [N,D].
+    """
+    scores = [judge.score(own) for judge, own in zip(judges, features, strict=True) if judge]
+    return np.mean(scores, axis=0) if scores else None
+
+
 def normalised(features: np.ndarray) -> np.ndarray:
     """Returns float32 [N,D]: sign(x) |x|^0.3 on the unit sphere; zeros where a row is zeros or is not finite."""
     values = np.asarray(features, np.float32)

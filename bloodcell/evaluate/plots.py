@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 DPI = 150
 _TRAIN, _VAL = "#9aa3ad", "#b3123f"
@@ -164,6 +165,15 @@ def image_grid_png(images: np.ndarray, titles: Sequence[str], *, columns: int = 
         axes.imshow(image, interpolation="nearest")
         axes.set_title(title.replace("_", " "), fontsize=7, pad=2)
     return png(figure)
+
+
+def at_side(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns uint8 [side,side,3]: an image that grows keeps its pixels, one that shrinks gives their means."""
+    if image.shape[:2] == (side, side):
+        return image
+    larger = image.shape[0] < side
+    return np.asarray(Image.fromarray(image).resize(
+        (side, side), Image.Resampling.NEAREST if larger else Image.Resampling.BOX))
 
 
 def png(figure: Figure) -> bytes:

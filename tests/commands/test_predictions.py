@@ -20,6 +20,7 @@ from bloodcell.data.stream import Item
 from bloodcell.errors import InputError, Stopped
 from bloodcell.evaluate import novelty
 from bloodcell.evaluate.classifier import Outputs
+from bloodcell.train import strategy
 
 NAMES = ("red", "green", "blue")
 COLUMNS = ["file", "label", "name", "p0", "p1", "p2", "confidence", "novelty", "flag"]
@@ -62,7 +63,7 @@ def model(monkeypatch, tmp_path) -> Colours:
     monkeypatch.setattr(classifying, "load", lambda *_: classifying.Loaded(
         colours, (tmp_path / "run",), about, ("digest",)))  # type: ignore[arg-type]  # a stand-in
     monkeypatch.setattr(novelty, "load", lambda *_: Blue())
-    monkeypatch.setattr(predict.strategies, "resolve", lambda **_: types.SimpleNamespace(
+    monkeypatch.setattr(strategy, "resolve", lambda **_: types.SimpleNamespace(
         devices="1 CPU", precision="float32", jit="off"))
     return colours
 

@@ -7,13 +7,14 @@ import pathlib
 import re
 import shlex
 import types
+from typing import Any
 
 import made_report
 import numpy as np
 import pytest
 
 from bloodcell import config
-from bloodcell.commands import reporting
+from bloodcell.commands import classifying, reporting
 from bloodcell.commands.measuring import Measured
 from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
@@ -42,8 +43,8 @@ def written(run: pathlib.Path, *arguments: str, runs: int = 1) -> pathlib.Path:
                       "cells.npz", made_report.files())
     outputs = types.SimpleNamespace(seconds=np.array([[2.0, 3.0]]), features=(FEATURES,) * runs)
     members = [types.SimpleNamespace(temperature=1.0 + place / 2) for place in range(runs)]
-    loaded = types.SimpleNamespace(runs=(run,) * runs, weights_sha256=("a" * 64,) * runs,
-                                   classifier=types.SimpleNamespace(members=members))
+    found: Any = types.SimpleNamespace(members=members)
+    loaded = classifying.Loaded(found, (run,) * runs, {}, ("a" * 64,) * runs)
     runtime = types.SimpleNamespace(devices="CPU", precision="float32", jit="augment")
     measured = Measured(made_report.figures(), made_report.probabilities(), outputs, [])  # type: ignore[arg-type]  # stubs
     return reporting.evaluation(flags, runtime, loaded, measured, images=images, part="test")  # type: ignore[arg-type]
