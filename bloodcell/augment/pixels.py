@@ -43,6 +43,16 @@ def to_levels(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(x, 0.0, 255.0), tf.int32)
 
 
+def rounded(product: tf.Tensor) -> tf.Tensor:
+    """Returns a product as it is, rounded before anything is added to it.
+
+    XLA's backends fuse a product and a sum into one operation, which rounds once. An op that promises another
+    program's result to the last level must round twice, as that does; a choice that the compiler cannot foresee (a
+    number unlike itself is none) stands in the fusion's way.
+    """
+    return tf.where(tf.equal(product, product), product, tf.zeros_like(product))
+
+
 def update_where(rows: tf.Tensor, active: tf.Tensor, compute: Callable[..., tf.Tensor],
                  inputs: Sequence[tf.Tensor]) -> tf.Tensor:
     """Replaces the rows of the active samples, at a cost in proportion to how many there are.

@@ -22,7 +22,7 @@ def _all_channels(curve: tf.Tensor) -> Tone:
 def _blend(pivot: tf.Tensor, factor: tf.Tensor) -> Tone:
     """Extrapolates from `pivot` (float32 [B, 1]) through each level by `factor` [B]."""
     level = tf.cast(_levels(), tf.float32)
-    return _all_channels(pixels.to_levels(pivot + factor[:, tf.newaxis] * (level - pivot)))
+    return _all_channels(pixels.to_levels(pivot + pixels.rounded(factor[:, tf.newaxis] * (level - pivot))))
 
 
 def factor_sample(strength: tf.Tensor, u: tf.Tensor, options: Mapping[str, Any]) -> Draws:
@@ -60,8 +60,9 @@ def _autocontrast_lower(draws: Draws, options: Mapping[str, Any], size: Size, st
     span = tf.cast(tf.maximum(greatest - least, 1), tf.float64)
     scale = 255.0 / span
     offset = -tf.cast(least, tf.float64) * scale
-    stretched = tf.cast(tf.clip_by_value(tf.cast(_levels(), tf.float64) * scale + offset, 0.0, 255.0), tf.int32)
-    return Tone(tf.where(greatest > least, stretched, _levels()))
+    stretched = pixels.rounded(tf.cast(_levels(), tf.float64) * scale) + offset
+    curve = tf.cast(tf.clip_by_value(stretched, 0.0, 255.0), tf.int32)
+    return Tone(tf.where(greatest > least, curve, _levels()))
 
 
 register(Op("autocontrast", "Stretches each channel to the full range.", "tone",

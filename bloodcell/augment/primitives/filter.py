@@ -28,7 +28,7 @@ def apply(packed: tf.Tensor, blend: Filter) -> tf.Tensor:
     parts = []
     for total, level in zip(sums, pixels.channels(packed[:, 1:-1, 1:-1]), strict=True):
         smooth = tf.cast((2 * total + _WEIGHT) // (2 * _WEIGHT), tf.float32)
-        parts.append(pixels.to_levels(smooth + factor * (tf.cast(level, tf.float32) - smooth)))
+        parts.append(pixels.to_levels(smooth + pixels.rounded(factor * (tf.cast(level, tf.float32) - smooth))))
     inner = tf.concat([packed[:, 1:-1, :1], pixels.join(parts), packed[:, 1:-1, -1:]], axis=2)
     return tf.concat([packed[:, :1], inner, packed[:, -1:]], axis=1)
 
