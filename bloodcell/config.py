@@ -188,6 +188,11 @@ class Config:
     jit: str = _flag("auto", (
         "What XLA compiles: nothing, the augmentation, or the whole step; 'auto' is augment on CPU, step on GPU."),
         choices=("auto", "off", "augment", "step"))
+    backend: str = _flag("auto", (
+        "What applies the augmentation while training: XLA's own code, or one native kernel for a whole policy, faster "
+        "on a CPU, with the same images. 'auto' takes the native one where `python -m bloodcell.augment.native.build` "
+        "has built and tested it on this machine, and says so in the first line."),
+        choices=("auto", "xla", "native"))
     seed: int = _flag(0, "Seed of everything random: split, order, augmentation, first weights, dropout.")
     image_size: int = _flag(96, (
         "Side of the square images the model sees, in pixels; others are resized."), low=16, high=1024)

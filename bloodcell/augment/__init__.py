@@ -18,19 +18,20 @@ from bloodcell.augment.policy import Policy
 __all__ = ["COMBINATORS", "MIXES", "REGISTRY", "Layer", "Mixer", "Op", "Policy", "names", "parse", "parse_mix"]
 
 
-def parse(text: str, *, what: str = "augment") -> Policy:
+def parse(text: str, *, what: str = "augment", backend: str = "xla") -> Policy:
     """Reads a policy: `op(arg, key=value)@p | op`, and combinators (`COMBINATORS`) in the same form.
 
     Args:
       text: the policy; empty text changes nothing.
       what: the flag's name, for the error's line.
+      backend: who applies it, `xla` or `native`; the latter only after `native.backend.choose` took it.
 
     Raises:
       InputError: an unknown op, a value out of range or text that is no spec, in one line.
     """
     chain = spec.parse(text, what=what)
     refuse_in_policy(chain, what=what)
-    return Policy(chain, what=what)
+    return Policy(chain, what=what, backend=backend)
 
 
 def parse_mix(text: str, *, what: str = "mix") -> Mixer:

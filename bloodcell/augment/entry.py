@@ -148,16 +148,17 @@ def measure(packed: tf.Tensor, wanted: Mapping[str, tf.Tensor]) -> tone.Statisti
       wanted: for each needed statistic, bool [B]: the samples that need it.
     """
     batch = packed.shape[0] if packed.shape[0] is not None else tf.shape(packed)[0]
-    shapes: dict[str, list[int]] = {"mean": [], "extremes": [3, 2], "cumulative": [3, 256]}
-    fields = {}
-    for name, shape in shapes.items():
-        if name not in wanted:  # nothing reads it: a row that broadcasts costs nothing
-            fields[name] = tf.zeros([1, *shape], tf.int32)
-            continue
+    fields = unmeasured()._asdict()
+    for name, on in wanted.items():
         with tf.name_scope(name):
-            fields[name] = pixels.update_where(
-                tf.zeros([batch, *shape], tf.int32), wanted[name], STATISTICS[name], (packed,))
+            rows = tf.zeros([batch, *fields[name].shape[1:]], tf.int32)
+            fields[name] = pixels.update_where(rows, on, STATISTICS[name], (packed,))
     return tone.Statistics(**fields)
+
+
+def unmeasured() -> tone.Statistics:
+    """Returns statistics that nothing reads: rows that broadcast cost nothing."""
+    return tone.Statistics(tf.zeros([1], tf.int32), tf.zeros([1, 3, 2], tf.int32), tf.zeros([1, 3, 256], tf.int32))
 
 
 REGISTRY: dict[str, Op] = {}

@@ -281,16 +281,23 @@ def _apply_slot(slot: Slot, packed: tf.Tensor, draws: Draws) -> tf.Tensor:
             wanted[member.op.statistic] = wanted[member.op.statistic] | on if member.op.statistic in wanted else on
     statistics = entry.measure(packed, wanted)
 
-    active, lowered = _lower_group(slot.groups[0], draws, size, statistics)
-    for group in slot.groups[1:]:
-        then_on, then = _lower_group(group, draws, size, statistics)
-        lowered = _compose(lowered, active, then, then_on)
-        active |= then_on
+    active, lowered = lower_groups(slot.groups, draws, size, statistics)
     return entry.run(packed, active, lowered, slot.style)
 
 
-def _lower_group(group: Sequence[Member], draws: Draws, size: entry.Size,
+def lower_groups(groups: Sequence[Sequence[Member]], draws: Mapping[str, entry.Draws], size: entry.Size,
                  statistics: Statistics) -> tuple[tf.Tensor, Any]:
+    """Returns which samples drew an op of a slot (bool [B]), and its primitive's parameters; warps are multiplied."""
+    active, lowered = lower_group(groups[0], draws, size, statistics)
+    for group in groups[1:]:
+        then_on, then = lower_group(group, draws, size, statistics)
+        lowered = _compose(lowered, active, then, then_on)
+        active |= then_on
+    return active, lowered
+
+
+def lower_group(group: Sequence[Member], draws: Mapping[str, entry.Draws], size: entry.Size,
+                statistics: Statistics) -> tuple[tf.Tensor, Any]:
     """Returns which samples drew an op of the group (bool [B]), and the parameters of the one that each drew."""
     active, lowered = None, None
     for member in group:

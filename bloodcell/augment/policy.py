@@ -4,10 +4,14 @@ Drawing and applying are apart: `draw` returns every parameter by the place of i
 such a dictionary, from `draw` or from anybody. The plan is made by `build` and runs in `plan`.
 """
 
+import warnings
+
 import tensorflow as tf
 
 from bloodcell.augment import pixels, plan, rng
 from bloodcell.augment.build import Builder
+from bloodcell.augment.native import call as native_call
+from bloodcell.augment.native.program import Unsupported
 from bloodcell.augment.plan import Draws
 from bloodcell.spec import Chain
 
@@ -15,8 +19,9 @@ from bloodcell.spec import Chain
 class Policy:
     """A parsed augmentation policy; see `augment.parse`."""
 
-    def __init__(self, chain: Chain, *, what: str = "augment") -> None:
+    def __init__(self, chain: Chain, *, what: str = "augment", backend: str = "xla") -> None:
         builder = Builder(what)
+        self._backend = backend
         self._chain = chain
         self._stages = builder.chain(chain, (), "")
         self._uniforms = builder.sites
@@ -65,7 +70,16 @@ class Policy:
         return plan.draw(self._stages, rng.uniform(keys, self._uniforms))
 
     def apply(self, images: tf.Tensor, draws: Draws, *, dtype: str = "float32") -> tf.Tensor:
-        """Applies draws to uint8 images [B, H, W, 3]; returns grey levels in `dtype`."""
+        """Applies draws to uint8 images [B, H, W, 3]; returns grey levels in `dtype`.
+
+        The native op needs shapes that are known when the graph is made; where they are not, or where it has no such
+        step, XLA applies the draws, which gives the same within one grey level.
+        """
+        if self._backend == "native":
+            try:
+                return native_call.apply(self._stages, images, draws, tf.as_dtype(dtype))
+            except Unsupported as why:
+                warnings.warn(f"{self}: {why}; XLA augments", stacklevel=2)
         packed = plan.apply(self._stages, pixels.pack(images), draws)
         return pixels.unpack(packed, tf.as_dtype(dtype))
 

@@ -1,5 +1,6 @@
 """What several commands share: the first line, the last line, and the measuring between them."""
 
+import dataclasses
 import json
 import pathlib
 import time
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bloodcell.augment.native import backend
 from bloodcell.config import Config
 from bloodcell.data.audit import cleaning
 from bloodcell.data.dataset import ImageSet, first_left_out
@@ -26,8 +28,14 @@ def resolve(config: Config, *, training: bool = False) -> Runtime:
                               jit=config.jit, seed=config.seed, training=training)
 
 
+def with_backend(runtime: Runtime, config: Config) -> tuple[Runtime, str]:
+    """Returns the runtime with who augments a training (`--backend`), and why it is not the native op, where so."""
+    chosen = backend.choose(config.backend)
+    return dataclasses.replace(runtime, backend=chosen.name), chosen.why
+
+
 def print_header(runtime: Runtime, origin: str, parts: Mapping[str, ImageSet], *, cache: str = "memory",
-                 learned: Sequence[str] = ()) -> None:
+                 learned: Sequence[str] = (), augmented: bool = False) -> None:
     """Prints the first line: devices, precision, jit mode, data, and where it is.
 
     Args:
@@ -36,6 +44,7 @@ def print_header(runtime: Runtime, origin: str, parts: Mapping[str, ImageSet], *
       parts: the sets by name.
       cache: `--cache`.
       learned: names of the parts that the training loop feeds, which may lie on the devices.
+      augmented: whether to say who augments.
     """
     counts = ", ".join(f"{len(images):,} {part}" for part, images in parts.items())
     where = {part: "streamed" if not isinstance(images.images, np.ndarray) else
@@ -45,7 +54,8 @@ def print_header(runtime: Runtime, origin: str, parts: Mapping[str, ImageSet], *
     said = next(iter(places)) if len(places) == 1 else ", ".join(
         f"{' and '.join(names)} {place}" for place, names in places.items())
     first = next(iter(parts.values()))
-    print(f"devices: {runtime.devices} | precision: {runtime.precision} | jit: {runtime.jit} | "
+    by = f"augmentation: {runtime.backend} | " if augmented else ""
+    print(f"devices: {runtime.devices} | precision: {runtime.precision} | jit: {runtime.jit} | {by}"
           f"data: {origin}: {counts} images, {first.images.shape[1]}x{first.images.shape[2]}, "
           f"{first.num_classes} classes, {said}", flush=True)
     print_left_out(parts)

@@ -55,16 +55,16 @@ def run(config: Config) -> None:
     # ---- With what, and where ------------------------------------------------------------------------------------
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    runtime = common.resolve(config, training=True)
+    runtime, why = common.with_backend(common.resolve(config, training=True), config)
     with contextlib.ExitStack() as stack:
         if not runtime.chief:  # the chief speaks for all
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         stack.enter_context(cluster.one_line_where_a_worker_is_lost(runtime.workers))
-        _run(config, runtime)
+        _run(config, runtime, why)
 
 
-def _run(config: Config, runtime: strategies.Runtime) -> None:
+def _run(config: Config, runtime: strategies.Runtime, why: str) -> None:
     parts, divided = data_parts.load_divided(config)
     run_dir = config.run_dir
     resumed = checkpoints.Checkpoints(run_dir).has("last")
@@ -74,14 +74,17 @@ def _run(config: Config, runtime: strategies.Runtime) -> None:
         make_folder(run_dir)
         common.check_output(config.report, "--report")
     with locked(run_dir) if writes else contextlib.nullcontext():
-        _train(config, runtime, parts, divided, segmentation, resumed=resumed)
+        _train(config, runtime, parts, divided, segmentation, resumed=resumed, why=why)
 
 
 def _train(config: Config, runtime: strategies.Runtime, parts: dict[str, ImageSet], divided: division.Division,
-           segmentation: segmenting.Segmentation | None, *, resumed: bool) -> None:
+           segmentation: segmenting.Segmentation | None, *, resumed: bool, why: str) -> None:
     run_dir = config.run_dir
     balanced = _balanced(parts["train"], config)
-    common.print_header(runtime, config.data, parts, cache=config.cache, learned=("train", "val"))
+    common.print_header(runtime, config.data, parts, cache=config.cache, learned=("train", "val"),
+                        augmented=True)
+    if why:
+        print(f"augmentation by XLA: {why}", flush=True)
     if balanced:
         print(f"training rows an epoch: {_rows_line(balanced)}", flush=True)
     if config.dry_run:

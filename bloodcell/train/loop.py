@@ -79,11 +79,11 @@ def fit(config: Config, runtime: Runtime, train: ImageSet, val: ImageSet, run_di
     averages = averaging.parse(config.average)
     if train.labels is None or val.labels is None:
         raise ValueError("train and val: expected labelled images")
-    inputs = {pair: step.inputs(augment.parse(pair[0]), runtime, config.seed, num_classes=train.num_classes,
-                                mixer=augment.parse_mix(pair[1]), views=loss.views)
+    inputs = {pair: step.inputs(augment.parse(pair[0], backend=runtime.backend), runtime, config.seed,
+                                num_classes=train.num_classes, mixer=augment.parse_mix(pair[1]), views=loss.views)
               for pair in dict.fromkeys((each.augment, each.mix) for each in rules)}
-    val_inputs = step.inputs(augment.parse(config.val_augment, what="val_augment"), runtime, config.seed,
-                             num_classes=train.num_classes)
+    val_policy = augment.parse(config.val_augment, what="val_augment", backend=runtime.backend)
+    val_inputs = step.inputs(val_policy, runtime, config.seed, num_classes=train.num_classes)
     class_weights = balance.class_weights(config.balance, train.labels, train.num_classes)
     for stage, each in zip(plan, rules, strict=True):
         _check_batch_size(each.batch_size, runtime.replicas, stage.accumulate)

@@ -21,7 +21,7 @@ from bloodcell.errors import InputError
 # Flags that may change between a run and its continuation: where things are written and shown, which devices compute
 # (they change rounding alone), and the sources, whose content the fingerprints check. Precision is compared resolved.
 FREE_FLAGS = frozenset({"mode", "workdir", "report", "predictions", "checkpoint", "recipe", "progress", "profile_steps",
-                        "dry_run", "strategy", "replicas", "jit", "precision", "weights", "data", "val_data",
+                        "dry_run", "strategy", "replicas", "jit", "backend", "precision", "weights", "data", "val_data",
                         "test_data", "explain", "list", "which", "max_bad_images", "cache", "clean", "audit_rules",
                         "audit_keep", "audit_write", "audit_features", "contaminants", "corruptions",
                         "checkpoint_seconds", "keep", "allow_changed", "deterministic", "tta", "temperature",
@@ -34,6 +34,7 @@ _FIELDS = {"precision": "the precision", "classes": "the classes", "train": "the
 ALLOWABLE = (*(field.name for field in dataclasses.fields(Config) if field.name not in FREE_FLAGS),
              *(name for name in _FIELDS if name != "classes"), "all")
 _CODE = ("augment", "data", "models", "train", "spec.py")  # what decides which weights come out
+_SUFFIXES = (".py", ".h", ".cc", ".cu")
 
 
 @dataclasses.dataclass
@@ -174,7 +175,7 @@ def code_sha256() -> str:
     """Returns the SHA-256, in hex, of the sources that decide which weights a training ends with."""
     package = pathlib.Path(__file__).resolve().parents[1]
     files = [file for part in _CODE for file in ([package / part] if part.endswith(".py")
-                                                 else sorted((package / part).rglob("*.py")))]
+                                                 else sorted((package / part).rglob("*"))) if file.suffix in _SUFFIXES]
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())

@@ -32,6 +32,7 @@ class Runtime:
       workers: processes that train together, each with the same number of replicas.
       worker: the index of this one.
       device_memory: bytes of the accelerator with the least of it; None without one.
+      backend: who augments while training, `xla` or `native`; see `augment.native.backend`.
     """
 
     strategy: tf.distribute.Strategy
@@ -42,6 +43,7 @@ class Runtime:
     workers: int = 1
     worker: int = 0
     device_memory: int | None = None
+    backend: str = "xla"
 
     @property
     def distributed(self) -> bool:

@@ -52,24 +52,39 @@ def apply(packed: tf.Tensor, elastic: Elastic, style: Style | None = None) -> tf
 def field(elastic: Elastic, size: tuple[int, int], sigma: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the displacements to the right and downwards, in pixels, float32 [B, H, W] for size (H, W)."""
     down, across = (smoothing(side, sigma) for side in size)
-    # The mean over the pixels of the smoothed field's variance; it is larger next to the reflecting border.
-    variance = np.square(down).sum(axis=1).mean() * np.square(across).sum(axis=1).mean() / 3
-    down /= np.sqrt(variance)
+    down *= _scale(down, across)
     alpha = elastic.alpha[:, tf.newaxis, tf.newaxis]
     dx, dy = (alpha * _smooth(_signed(bits), down, across) for bits in rng.field(elastic.key, size))
     return dx, dy
 
 
+def kernel(size: tuple[int, int], sigma: float) -> tuple[np.ndarray, float]:
+    """Returns the Gaussian filter's weights, float64 [2 radius + 1], and what a field smoothed by it is scaled by."""
+    return _weights(sigma), _scale(*(smoothing(side, sigma) for side in size))
+
+
 def smoothing(size: int, sigma: float) -> np.ndarray:
     """Returns float64 [size, size], a Gaussian filter as a matrix; the border reflects (c b a | a b c | c b a)."""
-    radius = int(TRUNCATE * sigma + 0.5)
+    weights = _weights(sigma)
+    radius = len(weights) // 2
     offsets = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * np.square(offsets / sigma))
     source = (np.arange(size)[:, np.newaxis] + offsets) % (2 * size)
     source = np.minimum(source, 2 * size - 1 - source)
     matrix = np.zeros([size, size])
-    np.add.at(matrix, (np.arange(size)[:, np.newaxis], source), weights / weights.sum())
+    np.add.at(matrix, (np.arange(size)[:, np.newaxis], source), weights)
     return matrix
+
+
+def _weights(sigma: float) -> np.ndarray:
+    radius = int(TRUNCATE * sigma + 0.5)
+    bell = np.exp(-0.5 * np.square(np.arange(-radius, radius + 1) / sigma))
+    return np.asarray(bell / bell.sum())
+
+
+def _scale(down: np.ndarray, across: np.ndarray) -> float:
+    """Returns one over the root mean square of smoothed uniforms, whose border reflects: they vary more next to it."""
+    variance = np.square(down).sum(axis=1).mean() * np.square(across).sum(axis=1).mean() / 3
+    return float(1.0 / np.sqrt(variance))
 
 
 def _signed(bits: tf.Tensor) -> tf.Tensor:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from bloodcell.augment import pixels
 
 DARK = 0.25  # grey levels; what 0, whose logarithm is infinite, counts as: it still rounds to 0
+LOGS = np.log(np.maximum(np.arange(256), DARK)).astype(np.float32)
 
 
 class Stain(NamedTuple):
@@ -18,8 +19,7 @@ class Stain(NamedTuple):
 
 def apply(packed: tf.Tensor, stain: Stain) -> tf.Tensor:
     """Restains packed images int32 [B, H, W]; levels are rounded and clipped."""
-    table = tf.constant(np.log(np.maximum(np.arange(256), DARK)), tf.float32)
-    logs = [tf.gather(table, part) for part in pixels.channels(packed)]
+    logs = [tf.gather(tf.constant(LOGS), part) for part in pixels.channels(packed)]
     rows = []
     for row in range(3):
         weight = [stain.matrix[:, row, column][:, tf.newaxis, tf.newaxis] for column in range(4)]

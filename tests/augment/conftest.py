@@ -1,0 +1,29 @@
+"""The engine's tests over either backend: `BLOODCELL_TEST_BACKEND=native python -m pytest tests/augment`.
+
+Ops and policies then run in the native op, which the tests themselves know nothing about. What a test says of XLA's own
+program (its memory, its primitives) is not asked there.
+"""
+
+import os
+
+import native_library
+import pytest
+
+from bloodcell import augment
+from bloodcell.augment import entry
+
+NATIVE = os.environ.get("BLOODCELL_TEST_BACKEND", "xla") == "native"
+
+
+@pytest.fixture(scope="session")
+def native_op():
+    """The native op, built of these sources and loaded; tests skip where there is no compiler."""
+    native_library.load()
+
+
+@pytest.fixture(scope="session", autouse=NATIVE)
+def _everything_runs_natively(native_op):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment.Policy, "__init__", native_library.native_policy(augment.Policy.__init__))
+        patch.setattr(entry.Op, "apply", native_library.apply_op)
+        yield
