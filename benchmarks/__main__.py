@@ -1,26 +1,41 @@
-"""`python -m benchmarks {ops,policies,input,step,all,report}`: ours against the libraries people use, side by side.
+"""`python -m benchmarks COMMAND`: how fast this is, beside the libraries people use. benchmarks/README.md says how.
 
-`input` and `step` are ours alone: images in memory, on the device, and in TFRecords that are streamed, against a
-training that reads nothing; and what augmentation, precision and compilation cost such a training.
+  ops, policies   every op and the policies against the peers
+  input           feeding a training: where the images lie, and other people's pipelines
+  step            what augmentation, precision and compilation take of a training step
+  scaling         several replicas
+  roofline        how far from what the memory allows, and how cost grows
+  trace           whether TensorBoard's profiler and the clock agree; `trace FOLDER` reads a run's trace
+  all             all of these; `all --quick` in minutes
+  report          draws the page and the charts again, from the JSON in the folder
+  compare         two results: are we slower against anybody?
+  export          the compiled programs, for machines without TensorFlow
 
-Prints a table and the verdicts on the goals; writes strict JSON (--json), and a page with charts (--results). Peers
-that are not installed (`pip install -e '.[benchmarks,addons]'`) are named and left out. `report` only draws the page
-and the charts again, from the JSON in the folder.
+A suite prints a table and the verdicts on the goals; it writes strict JSON (--json) and a page with charts (--results).
+Peers that are not installed (`pip install -e '.[benchmarks,addons]'`) are named and left out.
 """
 
 import argparse
+import contextlib
 import importlib
+import math
 import os
 import pathlib
 import platform
 import re
 import sys
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
+from benchmarks import BATCH, SIDE, SUITES
+
+_QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-SUITES = ("ops", "policies", "input", "step")
+Number = TypeVar("Number", int, float)
 RESULTS = pathlib.Path("benchmarks/results")
+SAMPLES, QUICK_SAMPLES, QUICK_SECONDS = 15, 3, 0.3
 
 
 def _hardware() -> dict[str, object]:
@@ -44,55 +59,109 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _number(kind: Callable[[str], Number], bound: str, allowed: Callable[[Number], bool]) -> Callable[[str], Number]:
+    def parse(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            if allowed(kind(text)):
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"expected {bound}, received {text}")
+    return parse
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=(*SUITES, "all", "report"))
-    parser.add_argument("--json", type=pathlib.Path, help="also write rows, versions and hardware to this file")
-    parser.add_argument("--results", type=pathlib.Path, nargs="?", const=RESULTS,
-                        help=f"also write each suite's JSON and chart and a page to this folder (default {RESULTS})")
-    parser.add_argument("--samples", type=int, default=15, help="timed runs of each contestant, at most (default 15)")
-    parser.add_argument("--seconds", type=float,
-                        help="seconds of a contestant's timed runs (default 1 in ops, 5 in policies, 60 in the others)")
-    parser.add_argument("--only", type=_pattern, default="", help="only cases in whose names this expression occurs")
-    args = parser.parse_args(argv)
-    if args.samples < 1:
-        parser.error(f"--samples: expected 1 or more, received {args.samples}")
-    if args.seconds is not None and not 0 < args.seconds < float("inf"):
-        parser.error(f"--seconds: expected more than 0, received {args.seconds}")
-    return args
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for suite in (*SUITES, "all"):
+        own = commands.add_parser(suite)
+        if suite == "trace":
+            own.add_argument("folder", type=pathlib.Path, nargs="?", help="of a run with a trace: reads that instead")
+        own.add_argument("--json", type=pathlib.Path, help="also write rows, versions and hardware to this file")
+        own.add_argument("--results", type=pathlib.Path, nargs="?", const=RESULTS,
+                         help=f"also write each suite's JSON and chart and a page to this folder (default {RESULTS})")
+        own.add_argument("--samples", type=_number(int, "1 or more", lambda count: count >= 1),
+                         help=f"timed runs of each contestant, at most (default {SAMPLES}, quick {QUICK_SAMPLES})")
+        own.add_argument("--seconds", type=_number(float, "more than 0", lambda seconds: 0 < seconds < math.inf),
+                         help="seconds of a contestant's timed runs (default: the suite's, from 1 to 60; quick "
+                              f"{QUICK_SECONDS:g})")
+        own.add_argument("--only", type=_pattern, default="",
+                         help="only cases in whose names this expression occurs")
+        own.add_argument("--quick", action="store_true",
+                         help="a small part of everything: does it run, and about how fast? Never part of the results")
+    own = commands.add_parser("report")
+    own.add_argument("--results", type=pathlib.Path, nargs="?", default=RESULTS, const=RESULTS,
+                     help=f"where the JSON lies (default {RESULTS})")
+    own = commands.add_parser("compare")
+    own.add_argument("old", type=pathlib.Path, help="a suite's JSON, or what --json wrote")
+    own.add_argument("new", type=pathlib.Path, help="another of the same suites")
+    own.add_argument("--threshold", default=0.10,
+                     type=_number(float, "from 0 to 1", lambda part: 0 <= part <= 1),
+                     help="part of a ratio that may be lost (default 0.10)")
+    commands.add_parser("export", add_help=False)
+    known, others = parser.parse_known_args(argv)
+    if others and known.command != "export":
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    known.others = others
+    return known
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs what the command line asks for."""
     args = _arguments(argv)
-    from benchmarks import report
     from bloodcell.errors import InputError
+    from bloodcell.quiet import stderr_nowhere
     try:
-        if args.suite == "report":
-            for path in report.write(args.results or RESULTS):
+        if args.command == "report":
+            from benchmarks import report
+            for path in report.write(args.results):
                 print(path)
+            return
+        if args.command == "compare":
+            _compare(args)
+            return
+        with stderr_nowhere() if _QUIET else contextlib.nullcontext():  # the chatter of TensorFlow's start
+            importlib.import_module("tensorflow").config.list_physical_devices()
+        if args.command == "export":
+            from benchmarks import export
+            export.main(args.others)
+        elif args.command == "trace" and args.folder:
+            from benchmarks import trace
+            print(trace.lines(trace.read(args.folder)))
         else:
             _run(args)
     except InputError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from benchmarks import compare, saved
+    found = compare.changes(saved.read(args.old), saved.read(args.new), args.threshold)
+    print(compare.table(found))
+    lost = sum(change.word == "regression" for change in found)
+    print(f"{lost} of {len(found)} ratios lost more than {args.threshold:.0%} beyond the noise of both files" if lost
+          else f"no regression in {len(found)} ratios (more than {args.threshold:.0%}, beyond the noise of both files)")
+    if lost:
+        sys.exit(1)
 
 
 def _run(args: argparse.Namespace) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from benchmarks import BATCH, SIDE, peers, report, verdicts
+    from benchmarks import peers, report
+    from benchmarks.progress import Progress
+    suites = SUITES if args.command == "all" else (args.command,)
+    if args.quick and args.results:
+        _keep_full_results(args.results, suites)
     present, missing = peers.available()
     for peer in peers.PEERS:
         if peer.name in missing:
-            _tell(f"{peer.title}: {missing[peer.name]}; the benchmark goes on without it")
+            print(f"{peer.title}: {missing[peer.name]}; the benchmark goes on without it", file=sys.stderr, flush=True)
     about = {
-        "date": time.strftime("%Y-%m-%d"), "hardware": _hardware(), "batch": BATCH, "side": SIDE,
+        "date": time.strftime("%Y-%m-%d"), "quick": args.quick, "hardware": _hardware(), "batch": BATCH, "side": SIDE,
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "numpy": np.__version__,
                      **{peer.name: peer.version() for peer in peers.PEERS if peer.name in present}},
         "peers": {peer.name: {"title": peer.title, "how": peer.how, "policies": {
@@ -101,25 +170,36 @@ def _run(args: argparse.Namespace) -> None:
         "missing": missing,
     }
     results = []
-    for suite in SUITES if args.suite == "all" else (args.suite,):
+    for number, suite in enumerate(suites, 1):
         module = importlib.import_module(f"benchmarks.{suite}")
-        found = module.run(present, samples=args.samples, seconds=args.seconds or module.SECONDS, only=args.only,
-                           tell=_tell)
-        results.append({"command": _command(args, suite), **about, **found})
+        seconds = args.seconds or (QUICK_SECONDS if args.quick else module.SECONDS)
+        samples = args.samples or (QUICK_SAMPLES if args.quick else SAMPLES)
+        with Progress(suite if len(suites) == 1 else f"{suite} (suite {number} of {len(suites)})") as tell:
+            found = module.run(present, samples=samples, seconds=seconds, only=args.only, tell=tell, quick=args.quick)
+        results.append({"command": _command(args, suite, samples), **about, **found})
         print(report.lines(found["rows"]), flush=True)
         if args.results:
             report.write_json(args.results / f"{suite}.json", results[-1])
     merged = report.merge(results)
-    print(report.goals(verdicts.judge(merged["rows"], merged["memory"], merged["streams"])))
+    print(report.goals(report.judge(merged)))
     if args.json:
-        report.write_json(args.json, {**merged, "command": _command(args, args.suite)})
+        report.write_json(args.json, {**merged, "command": _command(args, args.command, samples)})
     if args.results:
         for path in report.write(args.results):
-            _tell(f"wrote {path}")
+            print(f"wrote {path}", file=sys.stderr)
 
 
-def _command(args: argparse.Namespace, suite: str) -> str:
-    parts = [f"python -m benchmarks {suite} --samples={args.samples}"]
+def _keep_full_results(folder: pathlib.Path, suites: tuple[str, ...]) -> None:
+    from benchmarks import saved
+    from bloodcell.errors import InputError
+    for path in (folder / f"{suite}.json" for suite in suites):
+        if path.exists() and not saved.read(path).get("quick"):
+            raise InputError(f"--quick: expected a folder without results that took longer, received {path}, "
+                             "try another --results, or --json")
+
+
+def _command(args: argparse.Namespace, suite: str, samples: int) -> str:
+    parts = [f"python -m benchmarks {suite}{' --quick' if args.quick else ''} --samples={samples}"]
     if args.seconds is not None:
         parts.append(f"--seconds={args.seconds:g}")
     if args.only:

@@ -8,35 +8,64 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks import verdicts
+from benchmarks import charts_roofline, charts_scaling, verdicts
 
 # Colour and marker: a reader who sees no colours still has the shapes.
 STYLE = {
+    "native": ("#000000", "*"),
     "xla": ("#D55E00", "o"), "eager": ("#E69F00", "o"), "keras": ("#0072B2", "s"), "tfa": ("#56B4E9", "D"),
-    "dali": ("#009E73", "^"), "albumentations": ("#CC79A7", "v"), "pillow": ("#555555", "P"),
-    "memory": ("#0072B2", "s"), "device": ("#009E73", "^"), "tfrecord": ("#D55E00", "o"), "repeated": ("#555555", "P"),
+    "dali": ("#009E73", "^"), "albumentations": ("#CC79A7", "v"), "albumentations_all": ("#7A4988", "v"),
+    "pillow": ("#555555", "P"),
+    "plain": ("#999999", "X"), "torch": ("#CC79A7", "h"),
+    "memory": ("#D55E00", "s"), "device": ("#D55E00", "*"), "tfrecord": ("#D55E00", "o"), "repeated": ("#555555", "P"),
 }
-OURS = {"xla": "bloodcell, compiled", "eager": "bloodcell, eager", "memory": "images in memory",
-        "device": "images on the device", "tfrecord": "TFRecords, streamed", "repeated": "one batch repeated"}
+TITLES = {"ops": "One op at a time", "policies": "Whole policies", "input": "Feeding a training",
+          "step": "Training on one batch again and again", "scaling": "Several replicas"}
+OURS = {"native": "bloodcell, native op", "xla": "bloodcell, compiled", "eager": "bloodcell, eager",
+        "memory": "images in memory", "device": "images on the device",
+        "tfrecord": "TFRecords, streamed", "repeated": "one batch repeated"}
 _INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
+_CLOSE = 1.5  # times, to the next marker in a row on a logarithmic axis, from which a figure has room
 Rates = Mapping[tuple[str, str], float]
 
 
-def png(suite: str, result: Mapping[str, Any]) -> bytes:
-    """Returns a suite's chart as a PNG file."""
+def names(suite: str, result: Mapping[str, Any]) -> list[str]:
+    """Returns the names of a suite's charts, without `.png`."""
+    return [*([suite] if result["rows"] and suite != "trace" else []), *(["growth"] if result.get("growth") else [])]
+
+
+def pngs(suite: str, result: Mapping[str, Any]) -> dict[str, bytes]:
+    """Returns a suite's charts as PNG files, by `names`."""
+    return {name: _png(headed(charts_roofline.growth(result), "How cost grows: milliseconds of a batch", result,
+                            "256 images, 96x96 and one op where these do not grow (64 where the side does)")
+                       if name == "growth" else _main(suite, result)) for name in names(suite, result)}
+
+
+def _main(suite: str, result: Mapping[str, Any]) -> Figure:
+    if suite == "roofline":
+        return headed(charts_roofline.limits(result), "The part of the memory's bandwidth that is reached", result)
+    if suite == "scaling":
+        return headed(charts_scaling.kept(result), "Several replicas", result)
     of = {(case, name): rate for (_, case, name), rate in verdicts.rates(result["rows"]).items()}
     titles = {**OURS, **{name: peer["title"] for name, peer in result["peers"].items()}}
     figure = (_ops(of, titles) if suite == "ops" else _policies(of, titles, result) if suite == "policies" else
-              _step(of, result) if suite == "step" else _input(of, titles, result))
+              _input(of, titles, result) if suite == "input" else _step(of, result))
+    return headed(figure, f"{TITLES[suite]}: images per second, higher is better", result)
+
+
+def headed(figure: Figure, what: str, result: Mapping[str, Any], sizes: str = "") -> Figure:
+    """Writes over a chart what it shows, and where and when it was measured, by default at the result's sizes."""
+    sizes = sizes or f"batch {result['batch']} at {result['side']}x{result['side']}"
     hardware = result["hardware"]
     where = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"][:1]])
-    what = {"ops": "One op at a time", "policies": "Whole policies", "input": "Feeding a training",
-            "step": "Training on one batch again and again"}[suite]
-    figure.text(0.02, 1 - 0.30 / figure.get_figheight(), f"{what}: images per second, higher is better",
-                fontsize=14, fontweight="bold", color=_INK, va="center")
+    figure.text(0.02, 1 - 0.30 / figure.get_figheight(), what, fontsize=14, fontweight="bold", color=_INK, va="center")
     figure.text(0.02, 1 - 0.58 / figure.get_figheight(),
-                f"{where}; batch {result['batch']} at {result['side']}x{result['side']}, uint8 in; "
-                f"median of turns taken side by side, {result['date']}", fontsize=9, color=_MUTED, va="center")
+                f"{where}; {sizes}, uint8 in; median of turns taken side by side, "
+                f"{result['date']}{', QUICK' if result.get('quick') else ''}", fontsize=9, color=_MUTED, va="center")
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)
     return stream.getvalue()
@@ -67,14 +96,15 @@ def _ops(of: Rates, titles: Mapping[str, str]) -> Figure:
         axes.plot([min(rates.values()), max(rates.values())], [place, place], color="#d0d0d0", linewidth=1.2, zorder=1)
         for name, rate in rates.items():
             colour, marker = STYLE[name]
-            hollow = name == "eager"
-            axes.scatter(rate, place, s=95 if name == "xla" else 38, marker=marker, zorder=4 if name == "xla" else 3,
+            hollow, large = name == "eager", name in ("native", "xla")
+            axes.scatter(rate, place, s=95 if large else 38, marker=marker, zorder=4 if large else 3,
                          facecolor="white" if hollow else colour, edgecolor=colour if hollow else "white",
                          linewidth=1.4 if hollow else 0.7, label=titles[name] if name not in _labelled(axes, titles)
                          else None)
         peers = [rate for name, rate in rates.items() if name not in OURS]
-        if peers and "xla" in rates:
-            ratio = rates["xla"] / max(peers)
+        ours = [rate for name, rate in rates.items() if name in verdicts.COMPILED]
+        if peers and ours:
+            ratio = max(ours) / max(peers)
             axes.annotate(f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2f}x", (1.05, place),
                           xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=8.5,
                           color=_INK if ratio >= 1 else STYLE["xla"][0], fontweight="normal" if ratio >= 1 else "bold")
@@ -118,7 +148,7 @@ def _policies(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -
         place += 1.1
     axes.set_yticks(ticks, labels)
     axes.set_ylim(-0.9, place - 1.2)
-    axes.set_xlim(0, longest * 1.12)
+    axes.set_xlim(0, longest * 1.3)  # room for the longest bar's words
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("images per second", color=_MUTED, fontsize=9)
     _legend(figure, axes, titles)
@@ -143,12 +173,14 @@ def _input(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -> F
             rates = {name: of[case, name] for name in STYLE if (case, name) in of}
             axes.plot([min(rates.values()), max(rates.values())], [place, place], color="#d0d0d0", linewidth=1.2,
                       zorder=1)
-            for name, rate in rates.items():
+            above, last = True, 0.0
+            for name, rate in sorted(rates.items(), key=lambda each: each[1]):
                 colour, marker = STYLE[name]
                 axes.scatter(rate, place, s=60, marker=marker, color=colour, zorder=3,
                              label=titles[name] if name not in _labelled(axes, titles) else None)
-                axes.annotate(_short(rate), (rate, place), xytext=(0, 8), textcoords="offset points", ha="center",
-                              fontsize=8.5, color=_INK)
+                above, last = not above or rate > _CLOSE * last, rate  # figures that would lie on one another do not
+                axes.annotate(_short(rate), (rate, place), xytext=(0, 8 if above else -16),
+                              textcoords="offset points", ha="center", fontsize=8.5, color=_INK)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_yticks(range(len(alone)), list(reversed(alone)))
@@ -168,7 +200,7 @@ def _step(of: Rates, result: Mapping[str, Any]) -> Figure:
     """Bars from zero, case by case, in the order in which the contestants were made."""
     parts = {(row["case"], row["implementation"]): row["part_of_baseline"]["median"] for row in result["rows"]
              if "part_of_baseline" in row}
-    colours = [colour for colour, _ in list(STYLE.values())[:5]]
+    colours = [colour for colour, _ in list(STYLE.values())[1:6]]
     seen = list(dict.fromkeys(name for _, name in of))
     bars = [(case, rate, colours[seen.index(name) % len(colours)], f"{name}: {rate:,.0f}"
              + (f" = {parts[case, name]:.1%} of the first" if (case, name) in parts else ""))
@@ -196,7 +228,8 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, float, str, str]]) -> None:
 def _legend(figure: Figure, axes: Axes, titles: Mapping[str, str]) -> None:
     found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     order = [title for title in titles.values() if title in found]
-    figure.legend([found[title] for title in order], order, loc="center left", ncols=len(order), frameon=False,
+    columns = len(order) if len(order) < 7 else -(-len(order) // 2)  # what fits beside one another
+    figure.legend([found[title] for title in order], order, loc="center left", ncols=columns, frameon=False,
                   fontsize=8.5, handletextpad=0.4, columnspacing=1.4, borderpad=0,
                   bbox_to_anchor=(0.015, 1 - 0.88 / figure.get_figheight()))
 

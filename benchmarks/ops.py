@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from benchmarks import ours
+from benchmarks import BATCH, QUICK_BATCH, ours, progress
 from benchmarks.peers import Implementation, contestant
 from benchmarks.timing import race
 from bloodcell import augment
@@ -19,8 +19,13 @@ def strength(name: str) -> float:
     return float(augment.REGISTRY[name].strength(tf.constant([ours.LEVEL]))[0])
 
 
+def one_of_each() -> list[str]:
+    """Returns the first op of each primitive."""
+    return list({op.primitive: name for name, op in reversed(augment.REGISTRY.items())}.values())[::-1]
+
+
 def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, only: str,
-        tell: Callable[[str], None]) -> dict[str, Any]:
+        tell: Callable[[str], None], quick: bool = False) -> dict[str, Any]:
     """Races op by op: those who take turns are the contestants of one op.
 
     Args:
@@ -29,19 +34,20 @@ def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, 
       seconds: what they may take, together.
       only: a regular expression; the ops to run are those in whose names it occurs.
       tell: called with lines of progress.
+      quick: one op of each primitive, in a small batch.
 
     Returns:
-      `rows`.
+      `rows`; `strengths`, of each op, in the unit of its first parameter, for the peers; `batch`.
     """
-    images = ours.cells()
+    images = ours.cells(QUICK_BATCH if quick else BATCH)
     rows: list[dict[str, Any]] = []
-    for name in augment.REGISTRY:
-        if not re.search(only, name):
-            continue
-        contestants = ours.contestants(name, ours.op_function(name), images)
+    backends = ours.backends(tell)
+    names = [name for name in (one_of_each() if quick else augment.REGISTRY) if re.search(only, name)]
+    for name in progress.each(names, tell):
+        contestants = ours.contestants(name, {by: ours.op_function(name, by) for by in backends}, images)
         for peer, implementation in present.items():
             if name in implementation.OPS:
                 thing = implementation.OPS[name](strength(name))
                 contestants.append(contestant(name, peer, implementation.start(thing, images)))
         rows += race("ops", contestants, samples=samples, seconds=seconds, tell=tell)
-    return {"rows": rows}
+    return {"rows": rows, "strengths": {name: strength(name) for name in names}, "batch": len(images)}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks import memory, ours
+from benchmarks import BATCH, QUICK_BATCH, memory, ours, threads
 from benchmarks.peers import Implementation, contestant
 from benchmarks.timing import race
 
@@ -19,10 +19,12 @@ POLICIES = {
     "v2s": _V2S.format(choice="oneof(augmix(severity=3), randaugment(n=3, m=4))"),
     "v2s without augmix": _V2S.format(choice="randaugment(n=3, m=4)"),
 }
+SCALED = ("randaugment(2, 9)", "v2s")  # those that are run with several numbers of threads
+QUICK = ("randaugment(2, 9)",)  # that which most peers have
 
 
 def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, only: str,
-        tell: Callable[[str], None]) -> dict[str, Any]:
+        tell: Callable[[str], None], quick: bool = False) -> dict[str, Any]:
     """Races all policies and peers in one round of turns, as they are compared with each other.
 
     Args:
@@ -31,14 +33,17 @@ def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, 
       seconds: what they may take, together.
       only: a regular expression; the policies to run are those in whose names it occurs.
       tell: called with lines of progress.
+      quick: one policy in a small batch.
 
     Returns:
-      `rows`; `memory`, what each compiled policy needs besides its input and output.
+      `rows`; `memory`, what each compiled policy needs besides its input and output at a batch of BATCH; `batch`;
+      `threads`, the rates of two policies with 1, 2 and 4 threads.
     """
-    images = ours.cells()
-    known = {case: text for case, text in POLICIES.items() if re.search(only, case)}
-    contestants = [each for case, text in known.items()
-                   for each in ours.contestants(case, ours.policy_function(text), images)]
+    images = ours.cells(QUICK_BATCH if quick else BATCH)
+    known = {case: text for case, text in POLICIES.items() if re.search(only, case) and (case in QUICK or not quick)}
+    backends = ours.backends(tell)
+    contestants = [each for case, text in known.items() for each in ours.contestants(
+        case, {by: ours.policy_function(text, by) for by in backends}, images)]
     for peer, implementation in present.items():
         contestants += [contestant(case, peer, implementation.start(thing, images))
                         for case, (_, thing) in implementation.POLICIES.items() if case in known]
@@ -49,4 +54,6 @@ def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, 
         found = memory.measure(known) if known else []
     except RuntimeError as error:  # the rows, which took minutes, are worth more
         tell(str(error))
-    return {"rows": rows, "memory": found}
+    scaled = [] if quick else threads.measure(
+        {case: text for case, text in known.items() if case in SCALED}, samples=samples, seconds=seconds, tell=tell)
+    return {"rows": rows, "memory": found, "batch": len(images), "threads": scaled}

@@ -1,9 +1,12 @@
 """Suite `step`: training images per second with synthetic input, and what augmentation takes of it.
 
 All contestants of a network train on one batch again and again, a tensor already, so that nothing is read; they differ
-in policy, precision or compilation. What augmentation takes of the step is what is missing to the rate without.
+in policy, precision, compilation, or in how many replicas share the batch. What augmentation takes of the step is what
+is missing to the rate without. Replicas that are logical devices of one CPU share its cores: two can be no faster than
+one, and what is missing is what replication costs.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import SIDE, training
+from benchmarks import SIDE, ours, progress, replicas, training
 from benchmarks.timing import Contestant, race
 
 SECONDS = 60.0  # a contestant's timed runs
@@ -31,10 +34,13 @@ SETTINGS: dict[str, dict[str, str]] = {  # of one network with the v2s policy
     "mixed_bfloat16, jit=augment": {"precision": "mixed_bfloat16", "jit": "augment"},
 }
 OF_SETTINGS = "mobilenet_v3_small"
+REPLICAS = (1, 2)  # of the same network and policy, the global batch being the same
+QUICK_NETWORKS = ("mobilenet_v3_small",)
+QUICK_STEPS = 3
 
 
 def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
-        tell: Callable[[str], None]) -> dict[str, Any]:
+        tell: Callable[[str], None], quick: bool = False) -> dict[str, Any]:
     """Races what each network trains with, network by network.
 
     Args:
@@ -43,23 +49,34 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
       seconds: what they may take, together.
       only: a regular expression; the cases to run are those in whose names it occurs.
       tell: called with lines of progress.
+      quick: one network, two policies, shorter runs, and neither settings nor replicas.
 
     Returns:
       `rows`, with their part of the rate of the first contestant of their case.
     """
     del present
     rows: list[dict[str, Any]] = []
-    cases = {network: (network, POLICIES) for network in STEPS}
-    cases[f"{OF_SETTINGS}, v2s policy"] = (OF_SETTINGS, {
-        name: {"policy": training.V2S, **setting} for name, setting in SETTINGS.items()})
-    for case, (network, contestants) in cases.items():
-        if re.search(only, case):
-            ready = [_contestant(case, name, network, given) for name, given in contestants.items()]
-            rows += race("step", ready, samples=samples, seconds=seconds, baseline=next(iter(contestants)), tell=tell)
+    policies = {name: POLICIES[name] for name in (list(POLICIES)[:2] if quick else POLICIES)}
+    if "native" in ours.backends(tell):
+        policies["v2s policy, native op"] = {"policy": training.V2S, "backend": "native"}
+    cases = {network: (network, policies) for network in (QUICK_NETWORKS if quick else STEPS)}
+    of_replicas = f"{OF_SETTINGS}, v2s policy, replicas"
+    if not quick:
+        cases[f"{OF_SETTINGS}, v2s policy"] = (OF_SETTINGS, {
+            name: {"policy": training.V2S, **setting} for name, setting in SETTINGS.items()})
+    last = [] if quick else [of_replicas]
+    for case in progress.each([case for case in [*cases, *last] if re.search(only, case)], tell):
+        if case == of_replicas:
+            rows += _replicated(case, samples, seconds, tell)
+            continue
+        network, contestants = cases[case]
+        steps = min(STEPS[network], QUICK_STEPS) if quick else STEPS[network]
+        ready = [_contestant(case, name, network, steps, given) for name, given in contestants.items()]
+        rows += race("step", ready, samples=samples, seconds=seconds, baseline=next(iter(contestants)), tell=tell)
     return {"rows": rows, "batch": BATCH}
 
 
-def _contestant(case: str, name: str, network: str, given: Mapping[str, str]) -> Contestant:
+def _contestant(case: str, name: str, network: str, steps: int, given: Mapping[str, Any]) -> Contestant:
     from bloodcell.data import demo
     classes = len(demo.CLASS_NAMES)
     trained = training.build(network, classes=classes, **given)
@@ -67,5 +84,13 @@ def _contestant(case: str, name: str, network: str, given: Mapping[str, str]) ->
     batch = training.placed({
         "image": tf.constant(pixels), "label": tf.constant(labels, tf.int64), "id": tf.range(BATCH, dtype=tf.int64),
         "weight": tf.constant(np.ones(BATCH, np.float32))}, trained.runtime.strategy)
-    steps = STEPS[network]
     return Contestant(case, name, steps * BATCH, lambda _: trained.run([batch] * steps))
+
+
+def _replicated(case: str, samples: int, seconds: float, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    program = replicas.Program(OF_SETTINGS, training.V2S, BATCH, STEPS[OF_SETTINGS])
+    counts = replicas.possible(REPLICAS, tell)
+    with contextlib.ExitStack() as running:
+        ready = [running.enter_context(replicas.start(count, [program])).contestant(
+            case, replicas.named(count), program, 0) for count in counts]
+        return race("step", ready, samples=samples, seconds=seconds, baseline=replicas.named(counts[0]), tell=tell)

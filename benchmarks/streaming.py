@@ -45,11 +45,11 @@ class Cells:
         return np.clip(image.astype(np.int16) + (turn * 5) % 13 - 6, 0, 255).astype(np.uint8)
 
 
-def write(folder: pathlib.Path, count: int, encoding: str) -> str:
-    """Writes `count` images as shards; returns their pattern."""
+def write(folder: pathlib.Path, count: int, encoding: str, cells: int = 0) -> str:
+    """Writes `count` images, variations of so many cells (0: RENDERED), as shards; returns their pattern."""
     from bloodcell.data import demo, tfrecord_writer
     from bloodcell.data.dataset import ImageSet
-    rendered, labels = demo.render(RENDERED, seed=0, size=SIDE)
+    rendered, labels = demo.render(cells or RENDERED, seed=0, size=SIDE)
     every: Any = Cells(count, rendered)  # as much of an array as the writer needs
     tfrecord_writer.write(ImageSet(every, np.resize(labels, count).astype(np.int64), np.arange(count), demo.CLASS_NAMES,
                                    "rendered", tuple(map(str, range(count)))), folder, encoding=encoding)

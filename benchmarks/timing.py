@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import progress
+
 FEWEST = 3  # timed runs of a contestant, however slow it is
-LONG_ENOUGH = 0.2  # seconds after which it no longer shows who ran before, nor the start of a pipeline's threads
+LONG_ENOUGH = 0.2  # seconds after which it no longer shows who ran before, nor the start of a pipeline's threads; as
+# far as a contestant has so many for `FEWEST` runs
 LENGTHEN = 64  # times at most that a run may be made longer
 
 
@@ -47,26 +50,33 @@ def race(suite: str, contestants: Sequence[Contestant], *, samples: int, seconds
         where that is less). They are spread evenly over the race.
       baseline: an implementation, where it takes part, whose rate the others' are divided by turn by turn: what slows
         both in one turn is left out, which it is not where medians are divided.
-      tell: called with a line of progress.
+      tell: called with a line of progress; a `progress.Progress` also hears how far the race is.
 
     Returns:
       A row for each: suite, case, implementation, images_per_second {median, q1, q3}, compile_seconds, samples; and of
       who is compared with the baseline, part_of_baseline {median, q1, q3}.
     """
-    first, counts, ready = [], [], []
-    for contestant in contestants:
+    first, counts, ready, left = [], [], [], 0.0
+    began = time.monotonic()
+    for number, contestant in enumerate(contestants, 1):
+        name = f"{contestant.case}, {contestant.implementation}"
+        progress.part(tell, 0.0, f"{name} (first call {number} of {len(contestants)})")
         first.append(_time(contestant, 0))
         warm = _time(contestant, 1)
-        tell(f"{contestant.case}, {contestant.implementation}: first call {first[-1]:.2f} s, then {warm:.3f} s")
-        times = max(min(math.ceil(LONG_ENOUGH / max(warm, 1e-9)), LENGTHEN), 1)
+        progress.detail(tell, f"{name}: first call {first[-1]:.2f} s, then {warm:.3f} s")
+        times = max(min(math.ceil(min(LONG_ENOUGH, seconds / FEWEST) / max(warm, 1e-9)), LENGTHEN), 1)
         ready.append(_lengthened(contestant, times) if times > 1 else contestant)
         warm *= times
         affordable = samples if math.isinf(seconds) else int(seconds / max(warm, 1e-9))
         counts.append(min(max(affordable, FEWEST), samples))
+        left += counts[-1] * warm
 
     durations: list[dict[int, float]] = [{} for _ in ready]  # by turn
     rounds = max(counts, default=0)
     for turn in range(rounds):
+        spent = time.monotonic() - began
+        part = spent / max(spent + left * (rounds - turn) / rounds, 1e-9)
+        progress.part(tell, part, f"{contestants[0].case} (turn {turn + 1} of {rounds})")
         for index, contestant in list(enumerate(ready))[::-1 if turn % 2 else 1]:
             if (turn + 1) * counts[index] // rounds > turn * counts[index] // rounds:
                 durations[index][turn] = _time(contestant, 2 + turn)

@@ -10,9 +10,14 @@ COMPILE_SECONDS = 20.0
 MEMORY_BATCHES = 8.0  # of float32
 FED = 0.98  # of the rate with one batch repeated, for which nothing is read
 SOURCES = {"memory": "from memory", "device": "from the device", "tfrecord": "from streamed TFRecords"}
-STEP, STEP_POLICY, AUGMENTED = "efficientnet_v2_s", "v2s policy", 0.10  # what a policy may take of a step on a CPU
+STEP, STEP_POLICY = "efficientnet_v2_s", "v2s policy"
+AUGMENTED, AUGMENTED_ON_GPU = 0.10, 0.02  # what a policy may take of a step
+CLOSE = 0.15  # of what the clock says, by which a trace may differ from it
 GROWTH = 1.05  # of the peak memory from the smaller set to the larger
 PEERS_OF_OPS = {"keras": "Keras 3", "tfa": "tf.image + TFA"}
+
+COMPILED = ("native", "xla")
+NATIVE, NATIVE_V2S = 4.0, 2.5  # times the fastest peer's RandAugment(2)
 
 Rates = Mapping[tuple[str, str, str], float]
 
@@ -35,26 +40,23 @@ def rates(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], float
     return {(row["suite"], row["case"], row["implementation"]): row["images_per_second"]["median"] for row in rows}
 
 
-def judge(rows: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]],
-          streams: Sequence[Mapping[str, Any]] = ()) -> list[Verdict]:
-    """Judges every goal.
-
-    Args:
-      rows: of all suites, or what there is of them.
-      memory: what `benchmarks.memory.measure` returned.
-      streams: what `benchmarks.streaming.measure` returned.
-    """
+def judge(result: Mapping[str, Any]) -> list[Verdict]:
+    """Judges every goal by the figures of one or more suites, as `report.merge` joins them."""
+    rows = result.get("rows", ())
+    memory, streams = result.get("memory", ()), result.get("streams", ())
     of = rates(rows)
     return [
         _faster(of, RANDAUGMENT, OVER_DALI, "dali", "DALI's rand_augment on CPU"),
         _faster(of, RANDAUGMENT, OVER_KERAS, "keras", "Keras 3's RandAugment(2)"),
         _faster(of, V2S, V2S_OVER_KERAS, "keras", "Keras 3's RandAugment(2)"),
+        *(_native(rows, of, case, times) for case, times in ((RANDAUGMENT, NATIVE), (V2S, NATIVE_V2S))),
         *(_no_op_slower(of, peer, title) for peer, title in PEERS_OF_OPS.items()),
         _compile(rows),
         _memory(memory),
         *(_fed(rows, side, title) for side, title in SOURCES.items()),
         _growth(streams),
-        _augmented(rows),
+        _augmented(rows, on_gpu=bool(result.get("hardware", {}).get("gpus"))),
+        _agree(result.get("trace", ())),
     ]
 
 
@@ -66,10 +68,29 @@ def _faster(of: Rates, case: str, times: float, peer: str, title: str) -> Verdic
     return Verdict(goal, mine >= times * other, f"{mine:,.0f} against {other:,.0f} images/s: {mine / other:.1f}x")
 
 
+def _native(rows: Sequence[Mapping[str, Any]], of: Rates, case: str, times: float) -> Verdict:
+    goal = f"{case} by the native op at least {times:g}x the fastest peer's RandAugment(2)"
+    ours = (*COMPILED, "eager")
+    peers = {name: of["policies", RANDAUGMENT, name] for name in dict.fromkeys(
+        row["implementation"] for row in rows if (row["suite"], row["case"]) == ("policies", RANDAUGMENT))
+        if name not in ours}
+    mine = of.get(("policies", case, "native"))
+    if mine is None or not peers:
+        return Verdict(goal, None, "no row of a peer" if mine else "no row of the native op")
+    best = max(peers, key=peers.__getitem__)
+    return Verdict(goal, mine >= times * peers[best],
+                   f"{mine:,.0f} against {peers[best]:,.0f} images/s of {best}: {mine / peers[best]:.1f}x")
+
+
+def compiled(of: Rates, suite: str, case: str) -> float | None:
+    """Returns our faster compiled implementation's rate, or None without a row."""
+    return max((of[suite, case, name] for name in COMPILED if (suite, case, name) in of), default=None)
+
+
 def losses(of: Rates, peer: str) -> tuple[list[tuple[str, float]], int]:
     """Returns the ops in which a peer is faster, with our part of its speed, slowest first, and how many it shares."""
-    ratios = [(case, of[suite, case, "xla"] / rate) for (suite, case, name), rate in of.items()
-              if suite == "ops" and name == peer and (suite, case, "xla") in of]
+    ratios = [(case, mine / rate) for (suite, case, name), rate in of.items()
+              if suite == "ops" and name == peer and (mine := compiled(of, suite, case)) is not None]
     return sorted([(case, ratio) for case, ratio in ratios if ratio < 1.0], key=lambda each: each[1]), len(ratios)
 
 
@@ -113,14 +134,26 @@ def _fed(rows: Sequence[Mapping[str, Any]], side: str, title: str) -> Verdict:
         for case, part in parts.items()))
 
 
-def _augmented(rows: Sequence[Mapping[str, Any]]) -> Verdict:
-    goal = f"the whole v2s policy at most {AUGMENTED:.0%} of the training step of EfficientNetV2-S"
+def _augmented(rows: Sequence[Mapping[str, Any]], *, on_gpu: bool) -> Verdict:
+    most = AUGMENTED_ON_GPU if on_gpu else AUGMENTED
+    goal = (f"the whole v2s policy at most {most:.0%} of the training step of EfficientNetV2-S"
+            f"{' on a GPU' if on_gpu else ''}")
     parts = [row["part_of_baseline"] for row in rows if "part_of_baseline" in row
              and (row["suite"], row["case"], row["implementation"]) == ("step", STEP, STEP_POLICY)]
     if not parts:
         return Verdict(goal, None, "no row of that step")
     cost, low, high = (1 - parts[0][name] for name in ("median", "q3", "q1"))
-    return Verdict(goal, cost <= AUGMENTED, f"{cost:.1%} (quartiles {low:.1%} to {high:.1%})")
+    return Verdict(goal, parts[0]["median"] >= 1 - most, f"{cost:.1%} (quartiles {low:.1%} to {high:.1%})")
+
+
+def _agree(traces: Sequence[Mapping[str, Any]]) -> Verdict:
+    goal = f"`augment` in TensorBoard's trace within {CLOSE:.0%} of what the clock says of the policy alone"
+    ratios = [each["trace_ms"]["median"] / each["alone_ms"]["median"] for each in traces]
+    if not ratios:
+        return Verdict(goal, None, "not measured")
+    return Verdict(goal, all(abs(ratio - 1) <= CLOSE for ratio in ratios), ", ".join(
+        f"{each['case']}: {each['trace_ms']['median']:.1f} ms a step against {each['alone_ms']['median']:.1f} "
+        f"({ratio - 1:+.0%})" for each, ratio in zip(traces, ratios, strict=True)))
 
 
 def _growth(streams: Sequence[Mapping[str, Any]]) -> Verdict:

@@ -76,6 +76,8 @@ PEERS = (
          "a CPU pipeline over batches, a thread a core; uint8"),
     Peer("albumentations", "albumentations", "albumentations_", "albumentations",
          "image by image, in one process (a loader runs one a core); uint8"),
+    Peer("albumentations_all", "albumentations, a process a core", "albumentations_all", "albumentations",
+         "image by image, in a process a core that takes its share of each batch; uint8"),
     Peer("pillow", "Pillow", "pillow", "pillow",
          "image by image, in one process (a loader runs one a core); uint8"),
 )

@@ -147,23 +147,27 @@ OPS: dict[str, Callable[[float], Function]] = {
     "jpeg": _jpeg,
 }
 
-# RandAugment's list at magnitude 9 of 10; the sign of what has one is drawn.
-_MAGNITUDE = 0.9
-_POLICY = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3, "translate_x": 0.45, "translate_y": 0.45, "color": 0.9,
+# RandAugment's list, with its ranges; the sign of what has one is drawn.
+_RANGES = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3, "translate_x": 0.45, "translate_y": 0.45, "color": 0.9,
            "contrast": 0.9, "brightness": 0.9, "sharpness": 0.9}
 
 
-def _randaugment(image: Image.Image) -> Image.Image:
-    for name in random.choices(("identity", "autocontrast", "equalize", "posterize", "solarize", *_POLICY), k=2):
-        if name in _POLICY:
-            image = OPS[name](random.choice((-1, 1)) * _MAGNITUDE * _POLICY[name])(image)
-        elif name != "identity":
-            image = OPS[name]({"posterize": 4, "solarize": 26}.get(name, 1))(image)
-    return image
+def randaugment(magnitude: float) -> Function:
+    """Returns RandAugment of two ops at a magnitude of 0..1."""
+    fixed = {"autocontrast": 1.0, "equalize": 1.0, "posterize": 8 - 4 * magnitude, "solarize": 256 * (1 - magnitude)}
+
+    def apply(image: Image.Image) -> Image.Image:
+        for name in random.choices(("identity", *fixed, *_RANGES), k=2):
+            if name in _RANGES:
+                image = OPS[name](random.choice((-1, 1)) * magnitude * _RANGES[name])(image)
+            elif name != "identity":
+                image = OPS[name](fixed[name])(image)
+        return image
+    return apply
 
 
 POLICIES: dict[str, tuple[str, Function]] = {
-    "randaugment(2, 9)": ("RandAugment of Pillow's ops", _randaugment),
+    "randaugment(2, 9)": ("RandAugment of Pillow's ops", randaugment(0.9)),
 }
 
 

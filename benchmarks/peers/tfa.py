@@ -113,7 +113,7 @@ OPS: dict[str, Callable[[float], Function]] = {
     "flip": lambda _: _flip,
     "rot90": lambda _: lambda image: tf.image.rot90(image, tf.random.uniform([], 0, 4, tf.int32)),
     "rotate": lambda degrees: lambda image: tfa.image.rotate(
-        image, math.radians(degrees), "bilinear", "constant", "rotate", float(FILL)),
+        image, degrees * (math.pi / 180), "bilinear", "constant", "rotate", float(FILL)),
     "shear": lambda level: _transform(1, level, 0, level, 1, 0),
     "shear_x": lambda level: _transform(1, level, 0, 0, 1, 0),
     "shear_y": lambda level: _transform(1, 0, 0, level, 1, 0),
@@ -147,19 +147,23 @@ OPS: dict[str, Callable[[float], Function]] = {
 }
 
 
-def _two_of_ten(image: tf.Tensor) -> tf.Tensor:
-    """Two random ops an image, as a loop over `tf.switch_case`, at about magnitude 9 of 10."""
-    strengths = {"rotate": 27.0, "shear_x": 0.27, "shear_y": 0.27, "translate_x": 0.4, "translate_y": 0.4,
-                 "brightness": 0.8, "contrast": 0.8, "color": 0.8, "equalize": 1.0, "sharpness": 0.8}
-    for _ in range(2):
-        branches = [lambda image=image, name=name, strength=strength: OPS[name](strength)(image)
-                    for name, strength in strengths.items()]
-        image = tf.switch_case(tf.random.uniform([], 0, len(branches), tf.int32), branches)
-    return image
+_STRENGTHS = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3, "translate_x": 0.45, "translate_y": 0.45,
+              "brightness": 0.9, "contrast": 0.9, "color": 0.9, "equalize": 1.0, "sharpness": 0.9}  # at magnitude 1
+
+
+def two_of_ten(magnitude: float) -> Function:
+    """Returns two random ops an image, at a magnitude of 0..1, as a loop over `tf.switch_case`."""
+    def apply(image: tf.Tensor) -> tf.Tensor:
+        for _ in range(2):
+            branches = [lambda image=image, name=name, strength=strength: OPS[name](magnitude * strength)(image)
+                        for name, strength in _STRENGTHS.items()]
+            image = tf.switch_case(tf.random.uniform([], 0, len(branches), tf.int32), branches)
+        return image
+    return apply
 
 
 POLICIES: dict[str, tuple[str, Function]] = {
-    "randaugment(2, 9)": ("two random ops of ten an image", _two_of_ten),
+    "randaugment(2, 9)": ("two random ops of ten an image", two_of_ten(0.9)),
 }
 
 

@@ -58,7 +58,8 @@ def update_where(rows: tf.Tensor, active: tf.Tensor, compute: Callable[..., tf.T
     """Replaces the rows of the active samples, at a cost in proportion to how many there are.
 
     The active samples are ordered first and visited in chunks of static shape by a loop whose trip count is dynamic.
-    Every trip reads `inputs`, never a row that an earlier trip wrote, so a row visited twice comes out the same.
+    No row is replaced twice, so what the loop carries may be read and written in place: an input that is `rows` itself
+    is not held a second time.
 
     Args:
       rows: [B, ...], what to update.
@@ -69,22 +70,34 @@ def update_where(rows: tf.Tensor, active: tf.Tensor, compute: Callable[..., tf.T
     Returns:
       `rows` with `compute`'s result where active, unchanged elsewhere.
     """
-    batch = rows.shape[0] if rows.shape[0] is not None else tf.shape(rows)[0]
-    chunk = _chunk_size(rows.shape[0])
+    if rows.shape[0] == 0:
+        return rows
+    chunk, known = _chunk_size(rows.shape[0]), rows.shape[0] is not None
+    all_rows = rows if known else _at_least(rows, chunk)
+    given = [(tensor is rows, tensor if known else _at_least(tensor, chunk)) for tensor in inputs]
+    active = active if known else tf.concat([active, tf.zeros([tf.shape(all_rows)[0] - tf.shape(rows)[0]], tf.bool)], 0)
+    batch = rows.shape[0] if known else tf.shape(all_rows)[0]
     position = tf.range(batch, dtype=tf.int32)
     order = tf.sort(tf.where(active, position, position + batch)) % tf.maximum(batch, 1)
-    order = tf.concat([order, tf.zeros([-batch % chunk], tf.int32)], axis=0)
     count = tf.reduce_sum(tf.cast(active, tf.int32))
 
     def trip(start: tf.Tensor, updated: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        index = tf.slice(order, [start], [chunk])
-        needed = tf.reshape(tf.gather(active, index), [chunk] + [1] * (rows.shape.rank - 1))
-        new = compute(*(tf.gather(tensor, index) for tensor in inputs))
-        new = tf.where(needed, new, tf.gather(rows, index))
+        first = tf.minimum(start, batch - chunk)  # where the last chunk still fits; what is before `start` is done
+        index = tf.slice(order, [first], [chunk])
+        place = first + tf.range(chunk)
+        needed = tf.reshape((place >= start) & (place < count), [chunk] + [1] * (rows.shape.rank - 1))
+        before = tf.gather(updated, index)
+        new = compute(*(before if is_rows else tf.gather(tensor, index) for is_rows, tensor in given))
+        new = tf.where(needed, new, before)
         return start + chunk, tf.tensor_scatter_nd_update(updated, index[:, tf.newaxis], new)
 
-    _, updated = tf.while_loop(lambda start, _: start < count, trip, (tf.constant(0), rows))
-    return updated
+    _, updated = tf.while_loop(lambda start, _: start < count, trip, (tf.constant(0), all_rows))
+    return updated if known else updated[:tf.shape(rows)[0]]
+
+
+def _at_least(rows: tf.Tensor, least: int) -> tf.Tensor:
+    """Repeats the first of [B, ...] after the last, up to `least` rows where there are any."""
+    return tf.concat([rows, tf.repeat(rows[:1], tf.maximum(least - tf.shape(rows)[0], 0), axis=0)], axis=0)
 
 
 def _chunk_size(batch: int | None) -> int:

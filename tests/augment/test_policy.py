@@ -166,7 +166,7 @@ PRIMITIVES = {op.primitive: name for name, op in augment.REGISTRY.items()}
 
 
 @pytest.mark.parametrize("primitive", sorted(PRIMITIVES))
-def test_a_program_holds_the_primitive_it_draws_and_no_other(primitive, images):
+def test_a_program_holds_the_primitive_it_draws_and_no_other(primitive, images, xla_program):
     assert _scopes(PRIMITIVES[primitive], images[:4]) & set(PRIMITIVES) == {primitive}
 
 
@@ -176,7 +176,7 @@ def test_a_program_holds_the_primitive_it_draws_and_no_other(primitive, images):
     ("augmix", {"warp", "tone", "blend", "extremes", "cumulative"}),
     ("contrast", {"tone", "mean"}),
 ])
-def test_what_a_policy_cannot_draw_is_absent_from_its_program(text, present, images):
+def test_what_a_policy_cannot_draw_is_absent_from_its_program(text, present, images, xla_program):
     assert _scopes(text, images[:4]) & {*PRIMITIVES, "mean", "extremes", "cumulative", "blend"} == present
 
 

@@ -83,6 +83,15 @@ def test_a_peers_ops_are_ops_of_ours_and_all_run(peer, cells):
             assert np.isfinite(batches[0]).all()
 
 
+def test_processes_share_a_batch(cells):
+    peer = peer_or_skip(next(peer for peer in peers.PEERS if peer.name == "albumentations_all"))
+    run = peer.start("randaugment(2, 9)", cells)
+    batches = run.call(2)
+    assert [batch.shape for batch in batches] == [cells.shape] * 2
+    assert batches[0].dtype == np.uint8
+    assert not np.array_equal(batches[0], batches[1])
+
+
 def peer_or_skip(peer):
     try:
         return peer.load()

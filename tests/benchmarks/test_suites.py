@@ -1,7 +1,10 @@
 """The suites: complete, strict JSON, and never stopped by a peer that is not there."""
 
+import contextlib
 import dataclasses
 import json
+import time
+import types
 from typing import Any
 
 import keras
@@ -9,10 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import SIDE, memory, ops, ours, peers, policies, report, streaming, training
+from benchmarks import SIDE, memory, ops, ours, peers, policies, replicas, report, streaming, threads, timing, training
 from benchmarks import __main__ as command
 from benchmarks import input as feeding
 from benchmarks import step as stepping
+from benchmarks.peers import feeds
 from bloodcell import augment, config, models
 from bloodcell.data import demo
 from bloodcell.train import step
@@ -26,11 +30,17 @@ def _strict(path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
+@pytest.fixture(autouse=True)
+def _without_the_native_op(monkeypatch):
+    """Whether it is built here must not matter to what a suite is expected to run."""
+    monkeypatch.setattr(ours.backend, "choose", lambda wanted: ours.backend.Backend("xla", "left out by the test"))
+
+
 @pytest.fixture
 def few(monkeypatch):
     """Eight images, Pillow, and a peer that is not installed."""
     cells, _ = demo.render(8, seed=0, size=SIDE)
-    monkeypatch.setattr(ours, "cells", lambda: cells)
+    monkeypatch.setattr(ours, "cells", lambda count: cells)
     pillow = next(peer for peer in peers.PEERS if peer.name == "pillow")
     absent = peers.Peer("absent", "Absent", "no_such_file", "no-such-distribution", "not at all")
     monkeypatch.setattr(peers, "PEERS", (absent, pillow))
@@ -64,13 +74,16 @@ def test_ops_writes_strict_json_and_goes_on_without_a_missing_peer(few, tmp_path
     printed = capsys.readouterr()
     assert "Absent: not installed" in printed.err
     assert "not judged" in printed.out
-    assert {path.name for path in (tmp_path / "results").iterdir()} == {"ops.json", "ops.png", "README.md"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"ops.json", "ops.png", "README.md",
+                                                                          "peers.md"}
 
 
 def test_policies_measures_the_memory_of_the_compiled_programs(few, tmp_path, monkeypatch):
     monkeypatch.setattr(policies, "POLICIES", {"randaugment(2, 9)": "invert"})
-    command.main(["policies", "--samples=1", f"--json={tmp_path / 'out.json'}"])
+    monkeypatch.setattr(threads, "NUMBERS", (1,))
+    command.main(["policies", "--samples=1", "--seconds=0.1", f"--json={tmp_path / 'out.json'}"])
     result = _strict(tmp_path / "out.json")
+    assert [(row["threads"], row["implementation"]) for row in result["threads"]][:1] == [(1, "xla")]
     assert [row["implementation"] for row in result["rows"]] == ["xla", "eager", "pillow"]
     assert result["memory"][0]["case"] == "randaugment(2, 9)"
     assert 0 < result["memory"][0]["float32_batches"] < 8
@@ -78,26 +91,41 @@ def test_policies_measures_the_memory_of_the_compiled_programs(few, tmp_path, mo
 
 def test_input_feeds_a_training_from_every_side_and_measures_memory(few, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "RENDERED", 8)
-    for name, value in (("IMAGES", 64), ("LARGE", 128), ("PIPELINE_STEPS", 2), ("TRAIN_STEPS", 1), ("POLICY", "flip")):
+    for name, value in (("IMAGES", 64), ("LARGE", 128), ("PIPELINE_STEPS", 2), ("TRAIN_STEPS", 1), ("POLICY", "")):
         monkeypatch.setattr(feeding, name, value)
+    plain = next(feeder for feeder in feeds.FEEDERS if feeder.name == "plain")
+    absent = feeds.Feeder("absent", "Absent", "no_such_file", "no-such-distribution", "not at all")
+    monkeypatch.setattr(feeds, "FEEDERS", (absent, plain))
+
     # what takes long is left out: the step, and two of three processes that import TensorFlow
-    monkeypatch.setattr(feeding, "_training", lambda network, case, pattern: feeding._feeding(case, pattern))
+    def training_without_a_step(network, case, sets):
+        sides = feeding._feeding("jpeg", case, sets)[:3]
+        return [*sides, dataclasses.replace(sides[0], implementation="repeated")]
+
+    monkeypatch.setattr(feeding, "_training", training_without_a_step)
     measure = streaming.measure
     monkeypatch.setattr(streaming, "measure", lambda pattern, cache: measure(pattern, cache) if cache == "memory" else
                         dataclasses.asdict(streaming._epoch(pattern, cache)))
     command.main(["input", "--samples=1", f"--json={tmp_path / 'out.json'}", f"--results={tmp_path / 'results'}"])
     result = _strict(tmp_path / "out.json")
     assert [(row["case"], row["implementation"]) for row in result["rows"]] == [
-        (case, side) for case in ("pipeline, jpeg", "pipeline, png", "training efficientnet_lite0",
-                                 "training mobilenet_v3_small")
-        for side in ("memory", "device", "tfrecord")]
+        *((case, side) for case in ("pipeline, jpeg", "pipeline, png")
+          for side in ("memory", "device", "tfrecord", "plain")),
+        ("whole job, jpeg", "tfrecord"), ("whole job, jpeg", "plain"),
+        *(("whole job, arrays", side) for side in ("memory", "device", "plain")),
+        *((case, side) for case in ("training efficientnet_lite0", "training mobilenet_v3_small")
+          for side in ("memory", "device", "tfrecord", "repeated"))]
+    assert len(result["demand"]) == 2 * 13
+    assert list(result["missing"]) == ["absent"]
+    assert result["peers"]["plain"]["version"] == tf.__version__
     assert [(each["images"], each["cache"]) for each in result["streams"]] == [
         (64, "memory"), (64, "none"), (128, "none")]
     assert all(100 < each["peak_mib"] < 100_000 for each in result["streams"])
     page = (tmp_path / "results" / "README.md").read_text()
     assert "| images | where | peak memory, MiB |" in page
-    assert "| case | in memory | on the device | streamed |" in page
+    assert "| case | in memory | on the device | streamed | one batch repeated | tf.data, no augmentation |" in page
     assert "| `training efficientnet_lite0` |" in page
+    assert "| case | from | `efficientnet_lite0` | `mobilenet_v3_small` |" in page
     assert (tmp_path / "results" / "input.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -120,8 +148,8 @@ def test_training_takes_the_same_images_from_every_side_and_traces_its_step_twic
         return seen
 
     monkeypatch.setattr(step, "train_step", train_step)
-    pattern = streaming.write(tmp_path, 16, "png")
-    contestants = {each.implementation: each for each in feeding._training("cnn", "training cnn", pattern)}
+    sets = feeding._Sets(tmp_path, images=16, cells=0, present={}, steps=9, tell=print)
+    contestants = {each.implementation: each for each in feeding._training("cnn", "training cnn", sets)}
     assert list(contestants) == ["memory", "device", "tfrecord", "repeated"]
     images = {}
     for turn in range(3):
@@ -217,8 +245,8 @@ def test_page_and_charts_come_from_the_json_alone_with_losses_beside_wins(tmp_pa
     assert "| no op slower than the same op in Keras 3 | **NOT met** |" in page
     assert "| v2s | 1.0 | 2.50 |" in page
     assert "A CPU, 2 cores, no GPU; batch 256 at 96x96; 2026-01-01" in page
-    assert "| DALI (CPU) | gone |" in page
-    assert "not where input ran" not in page
+    assert "Left out: DALI (CPU) (gone)." in page
+    assert "Left out: Keras 3 (not where input ran)." in page  # its peers are found by itself
 
 
 @pytest.fixture
@@ -241,6 +269,15 @@ def small(monkeypatch):
 
 
 def test_step_trains_every_network_with_and_without_augmentation(few, small, tmp_path, monkeypatch):
+    asked: list[tuple[int, Any]] = []
+
+    @contextlib.contextmanager
+    def start(count, programs):  # the processes themselves are test_scaling's
+        asked.append((count, programs[0]))
+        yield types.SimpleNamespace(contestant=lambda case, name, program, number: timing.Contestant(
+            case, name, program.batch, lambda _: time.sleep(0.01)))
+
+    monkeypatch.setattr(replicas, "start", start)
     monkeypatch.setattr(training, "V2S", "flip")
     monkeypatch.setattr(stepping, "POLICIES", {"none": {}, "v2s policy": {"policy": "flip"},
                                                "mixup": {"mix": "mixup(0.2)"}})
@@ -248,9 +285,12 @@ def test_step_trains_every_network_with_and_without_augmentation(few, small, tmp
     result = _strict(tmp_path / "out.json")
     rows = [(row["case"], row["implementation"]) for row in result["rows"]]
     assert rows == [*((network, name) for network in stepping.STEPS for name in stepping.POLICIES),
-                    *(("mobilenet_v3_small, v2s policy", name) for name in stepping.SETTINGS)]
+                    *(("mobilenet_v3_small, v2s policy", name) for name in stepping.SETTINGS),
+                    ("mobilenet_v3_small, v2s policy, replicas", "1 replica"),
+                    ("mobilenet_v3_small, v2s policy, replicas", "2 replicas")]
+    assert [(count, program.batch) for count, program in asked] == [(1, 8), (2, 8)]  # the global batch
     assert [row["implementation"] for row in result["rows"] if "part_of_baseline" not in row] == [
-        *["none"] * 3, "float32, jit=augment"]
+        *["none"] * 3, "float32, jit=augment", "1 replica"]
     assert [made.get("mix", "") for made in small[:3]] == ["", "", "mixup(0.2)"]
     assert {(made["precision"], made["jit"]) for made in small if "jit" in made} == {
         ("float32", "augment"), ("float32", "off"), ("float32", "step"), ("mixed_bfloat16", "augment")}

@@ -11,7 +11,7 @@ def _row(suite, case, implementation, rate, compile_seconds=0.0):
 
 
 def _judge(rows, memory=()):
-    return {verdict.goal: verdict for verdict in verdicts.judge(rows, memory)}
+    return {verdict.goal: verdict for verdict in verdicts.judge({"rows": rows, "memory": memory})}
 
 
 @pytest.mark.parametrize(("ours", "word"), [(1500.0, "met"), (1499.0, "NOT met")])
@@ -70,13 +70,13 @@ def test_results_from_before_the_repeated_batch_are_not_judged():
 def test_memory_of_a_streamed_epoch_may_not_grow(many, word):
     streams = [{"images": 10, "cache": "memory", "peak_mib": 10}, {"images": 10, "cache": "none", "peak_mib": 1000},
                {"images": 100, "cache": "none", "peak_mib": many}]
-    judged = {verdict.goal: verdict for verdict in verdicts.judge([], [], streams)}
+    judged = {verdict.goal: verdict for verdict in verdicts.judge({"rows": [], "streams": streams})}
     assert judged["peak memory of a streamed epoch does not grow with the set"].word() == word
 
 
 def test_nothing_is_judged_without_figures():
-    judged = verdicts.judge([], [])
-    assert len(judged) == 12
+    judged = verdicts.judge({})
+    assert len(judged) == 15
     assert {verdict.word() for verdict in judged} == {"not judged"}
 
 
@@ -88,3 +88,39 @@ def test_a_policy_may_take_a_tenth_of_the_step(part, word):
     verdict = _judge([row])[goal]
     assert (verdict.word(), verdict.figures) == (word, f"{1 - part:.1%} (quartiles 5.0% to 20.0%)")
     assert _judge([])[goal].word() == "not judged"
+
+
+@pytest.mark.parametrize(("part", "word"), [(0.98, "met"), (0.97, "NOT met")])
+def test_a_policy_may_take_a_fiftieth_of_the_step_on_a_gpu(part, word):
+    row = {**_row("step", "efficientnet_v2_s", "v2s policy", 9.0),
+           "part_of_baseline": {"median": part, "q1": part, "q3": part}}
+    judged = {verdict.goal: verdict.word() for verdict in verdicts.judge({"rows": [row], "hardware": {"gpus": ["A"]}})}
+    assert judged["the whole v2s policy at most 2% of the training step of EfficientNetV2-S on a GPU"] == word
+    assert not any("at most 10%" in goal for goal in judged)
+
+
+@pytest.mark.parametrize(("ms", "word"), [(34.4, "met"), (34.6, "NOT met"), (25.6, "met"), (25.4, "NOT met")])
+def test_a_trace_has_to_agree_with_the_clock(ms, word):
+    figures = {"case": "mobilenet", "trace_ms": {"median": ms, "q1": 1.0, "q3": 99.0},
+               "alone_ms": {"median": 30.0, "q1": 29.0, "q3": 31.0}}
+    goal = "`augment` in TensorBoard's trace within 15% of what the clock says of the policy alone"
+    judged = {verdict.goal: verdict for verdict in verdicts.judge({"trace": [figures]})}
+    assert judged[goal].word() == word
+    assert judged[goal].figures.startswith(f"mobilenet: {ms} ms a step against 30.0 (")
+
+
+@pytest.mark.parametrize(("ours", "word"), [(4000.0, "met"), (3999.0, "NOT met")])
+def test_the_native_op_is_held_against_the_fastest_peer(ours, word):
+    rows = [_row("policies", "randaugment(2, 9)", name, rate) for name, rate in (
+        ("native", ours), ("xla", 9999.0), ("eager", 9999.0), ("dali", 1000.0), ("pillow", 500.0))]
+    found = _judge([*rows, _row("policies", "v2s", "native", 2500.0)])
+    verdict = found["randaugment(2, 9) by the native op at least 4x the fastest peer's RandAugment(2)"]
+    assert verdict.word() == word
+    assert "against 1,000 images/s of dali" in verdict.figures
+    assert found["v2s by the native op at least 2.5x the fastest peer's RandAugment(2)"].word() == "met"
+
+
+def test_an_op_is_as_fast_as_the_faster_of_our_two():
+    of = verdicts.rates([_row("ops", "flip", "native", 2000.0), _row("ops", "flip", "xla", 500.0),
+                         _row("ops", "flip", "dali", 1000.0)])
+    assert verdicts.losses(of, "dali") == ([], 1)

@@ -94,6 +94,6 @@ def _signed(bits: tf.Tensor) -> tf.Tensor:
 
 
 def _smooth(field: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:
-    """Filters [B, H, W] along both axes."""
-    rows = tf.linalg.matmul(field, tf.constant(across, tf.float32), transpose_b=True)
-    return tf.linalg.matmul(tf.constant(down[np.newaxis], tf.float32), rows)
+    """Filters [B, H, W] along both axes: across last, so that the result lies in memory as the image does."""
+    columns = tf.einsum("byx,fy->bfx", field, tf.constant(down, tf.float32))
+    return tf.einsum("byx,gx->byg", columns, tf.constant(across, tf.float32))

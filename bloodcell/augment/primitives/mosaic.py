@@ -21,36 +21,46 @@ class Mosaic(NamedTuple):
 
 
 def apply(packed: tf.Tensor, mosaic: Mosaic) -> tf.Tensor:
-    """Shows packed images int32 [B, H, W] in cells; means are rounded after the rows, then after the columns.
+    """Shows packed images int32 [B, H, W] in cells; means are rounded after the rows, then after the columns."""
+    count, height, width = packed.shape
+    across, down = _cells(mosaic.columns, width), _cells(mosaic.rows, height)
+    lines = tf.range(count, dtype=tf.int32)[:, tf.newaxis] * height  # where each image's lines begin among all
+    start = (lines + tf.range(height, dtype=tf.int32))[:, :, tf.newaxis] * width  # and where each line's pixels do
+    parts = []
+    for level in pixels.channels(packed):
+        index = tf.reshape(start + across.counted[:, tf.newaxis], [-1, 1])
+        total = tf.tensor_scatter_nd_add(tf.zeros([count * height * width], tf.int32), index, tf.reshape(level, [-1]))
+        means = _mean(tf.gather(total, start + across.shown[:, tf.newaxis]), across.share[:, tf.newaxis])
+        index = tf.reshape(lines + down.counted, [-1, 1])
+        total = tf.tensor_scatter_nd_add(tf.zeros([count * height, width], tf.int32), index,
+                                         tf.reshape(means, [-1, width]))
+        parts.append(_mean(tf.gather(total, lines + down.shown), down.share[:, :, tf.newaxis]))
+    return pixels.join(parts)
 
-    Exact in any precision: the products sum whole levels with weights 0 and 1.
+
+class _Cells(NamedTuple):
+    """What cells a side's pixels belong to; int32 [B, side] each.
+
+    counted: the cell whose mean a pixel counts towards; shown: the one whose mean it shows; share: one over the number
+    of pixels that count towards that one, in fixed point.
     """
-    levels = tf.stack([tf.cast(part, tf.float32) for part in pixels.channels(packed)], axis=1)
-    member, share = _cells(mosaic.columns, packed.shape[2])
-    across = _mean(tf.einsum("bcyx,bvx->bcyv", levels, member), share[:, tf.newaxis, tf.newaxis, :])
-    member, share = _cells(mosaic.rows, packed.shape[1])
-    down = _mean(tf.einsum("bcyx,bvy->bcvx", tf.cast(across, tf.float32), member), share[:, tf.newaxis, :, tf.newaxis])
-    return pixels.join(tf.unstack(down, axis=1))
+
+    counted: tf.Tensor
+    shown: tf.Tensor
+    share: tf.Tensor
 
 
-def _cells(count: tf.Tensor, side: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Divides each image's side into cells.
-
-    Args:
-      count: int32 [B].
-      side: pixels.
-
-    Returns:
-      float32 [B, side, side], 1 where the second pixel belongs to the mean that the first one shows; and int32
-      [B, side], one over the number of such pixels, in fixed point.
-    """
+def _cells(count: tf.Tensor, side: int) -> _Cells:
+    """Divides each image's side, in pixels, into cells, int32 [B]."""
     place = (2 * tf.range(side, dtype=tf.int32) + 1)[tf.newaxis, :] * count[:, tf.newaxis]
     shown, counted = place // (2 * side), (place - 1) // (2 * side)
-    member = tf.cast(shown[:, :, tf.newaxis] == counted[:, tf.newaxis, :], tf.float32)
-    number = tf.cast(tf.reduce_sum(member, axis=-1), tf.int32)
-    return member, (2 ** (_BITS + 1) + number) // (2 * number)
+    start = tf.range(count.shape[0], dtype=tf.int32)[:, tf.newaxis] * side
+    index = tf.reshape(start + counted, [-1, 1])
+    number = tf.tensor_scatter_nd_add(tf.zeros([count.shape[0] * side], tf.int32), index, tf.ones_like(index[:, 0]))
+    number = tf.gather(number, start + shown)
+    return _Cells(counted, shown, (2 ** (_BITS + 1) + number) // (2 * number))
 
 
 def _mean(total: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-    """Returns the rounded product of whole float totals and fixed-point shares, int32."""
-    return tf.bitwise.right_shift(tf.cast(total, tf.int32) * share + 2 ** (_BITS - 1), _BITS)
+    """Returns the rounded product of totals and fixed-point shares, int32."""
+    return tf.bitwise.right_shift(total * share + 2 ** (_BITS - 1), _BITS)

@@ -47,7 +47,9 @@ def mean_luma(packed: tf.Tensor) -> tf.Tensor:
     """Returns int32 [B]."""
     levels = luma(pixels.channels(packed))
     count = levels.shape[1] * levels.shape[2]
-    mean = tf.cast(tf.reduce_sum(levels, axis=(1, 2)), tf.float64) / count
+    # Rows first: 32 bits hold the sum of a row, but of no image beyond 8 million pixels.
+    rows = tf.cast(tf.reduce_sum(levels, axis=2), tf.float64)
+    mean = tf.reduce_sum(rows, axis=1) / count
     return tf.cast(mean + 0.5, tf.int32)
 
 
@@ -61,9 +63,12 @@ def extremes(packed: tf.Tensor) -> tf.Tensor:
 
 def cumulative(packed: tf.Tensor) -> tf.Tensor:
     """Returns int32 [B, 3, 256]."""
+    # One scatter a channel: XLA:CPU takes five times as long over one segment sum for all three.
     batch, area = packed.shape[0], packed.shape[1] * packed.shape[2]
-    start = tf.range(batch * 3, dtype=tf.int32)[:, tf.newaxis] * 256
-    levels = tf.reshape(tf.stack(pixels.channels(packed), axis=1), [batch * 3, area])
-    histogram = tf.math.unsorted_segment_sum(
-        tf.ones([batch * 3 * area], tf.int32), tf.reshape(start + levels, [-1]), batch * 768)
-    return tf.cumsum(tf.reshape(histogram, [batch, 3, 256]), axis=-1)
+    start = tf.range(batch, dtype=tf.int32)[:, tf.newaxis] * 256
+    tables = []
+    for part in pixels.channels(packed):
+        index = tf.reshape(start + tf.reshape(part, [batch, area]), [-1, 1])
+        counts = tf.tensor_scatter_nd_add(tf.zeros([batch * 256], tf.int32), index, tf.ones([batch * area], tf.int32))
+        tables.append(tf.reshape(counts, [batch, 256]))
+    return tf.cumsum(tf.stack(tables, axis=1), axis=-1)

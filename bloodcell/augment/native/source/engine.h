@@ -24,6 +24,7 @@ typedef long long i64;
 #define STAGE static __device__ __noinline__  // inlined at every call they take a minute to compile, and spill
 #define BOTH static inline __host__ __device__
 #define EACH(i, count) for (int i = threadIdx.x, end_##i = (count); i < end_##i; i += blockDim.x)
+#define ROLLED _Pragma("unroll 1")  // a loop that would not fit registers
 #define SYNC __syncthreads()
 #define COUNT(place) atomicAdd(&(place), 1u)
 #define TOTAL(place, amount) atomicAdd(&(place), (unsigned long long)(amount))
@@ -41,6 +42,7 @@ FN u32 as_bits(float x) { return __float_as_uint(x); }
 #define BOTH static inline
 // Iterations are independent of one another, which the compiler cannot know of buffers that it cannot tell apart.
 #define EACH(i, count) _Pragma("GCC ivdep") for (int i = 0, end_##i = (count); i < end_##i; ++i)
+#define ROLLED
 #define SYNC
 #define COUNT(place) (++(place))
 #define TOTAL(place, amount) ((place) += (unsigned long long)(amount))
@@ -73,6 +75,7 @@ FN int to_level(float x) { return (int)within(x, 0.0f, 255.0f); }
 // ---------------------------------------------------------------------------------------------------------------------
 
 static const int kRadius = 12;                // as primitives/blur.py
+static const int kReach = 256;                // of an elastic field's Gaussian, at most
 static const int kQuadrant = (kRadius + 1) * (kRadius + 1);
 static const int kTaps = (2 * kRadius + 1) * (2 * kRadius + 1);
 
@@ -100,7 +103,8 @@ struct Canvas {
 
 FN int pixel_count(const Canvas& c) { return c.height * c.width; }
 
-// The stages that need most: blur, a mirrored border about three channels beside three results; jpeg, whole blocks.
+// The stages that need most: blur, a mirrored border about three channels beside three results, which is more than the
+// three fields and a row with its mirror images that elastic needs; jpeg, whole blocks.
 BOTH i64 plane_count(i64 height, i64 width) {
   i64 bordered = (height + 2 * kRadius) * (width + 2 * kRadius);
   i64 blocks = ((height + 15) / 16 * 16) * ((width + 15) / 16 * 16);
@@ -762,12 +766,18 @@ FN int first_of(int cell, int cells, int side) {
   return first;
 }
 
+FN u32 share_of(int number) {  // one over the number of pixels, in fixed point
+  const u32 pixels = (u32)greatest(number, 1);
+  return ((2u << kMosaicBits) + pixels) / (2u * pixels);
+}
+FN int mean_of(u32 total, u32 share) { return (int)((total * share + (1u << (kMosaicBits - 1))) >> kMosaicBits); }
+
+#ifdef __CUDACC__
 // The mean, rounded, of a cell of pixels `stride` apart, of which the first side's worth lies at `from`.
 FN u32 cell_mean(const u32* from, int stride, int pixel, int cells, int side) {
-  int cell = shown(pixel, cells, side);
-  int first = first_of(cell, cells, side), end = first_of(cell + 1, cells, side);
-  u32 number = (u32)greatest(end - first, 1);
-  u32 share = ((2u << kMosaicBits) + number) / (2u * number);
+  const int cell = shown(pixel, cells, side);
+  const int first = first_of(cell, cells, side), end = first_of(cell + 1, cells, side);
+  const u32 share = share_of(end - first);
   u32 red = 0, green = 0, blue = 0;
   for (int each = first; each < end; ++each) {
     u32 value = from[(i64)each * stride];
@@ -775,10 +785,9 @@ FN u32 cell_mean(const u32* from, int stride, int pixel, int cells, int side) {
     green += value >> 8 & 255u;
     blue += value >> 16 & 255u;
   }
-  const u32 half = 1u << (kMosaicBits - 1);
-  return join((int)((red * share + half) >> kMosaicBits), (int)((green * share + half) >> kMosaicBits),
-              (int)((blue * share + half) >> kMosaicBits));
+  return join(mean_of(red, share), mean_of(green, share), mean_of(blue, share));
 }
+#endif
 
 STAGE void mosaic(Canvas& c, int rows, int columns) {
   const int height = c.height, width = c.width;
@@ -794,21 +803,45 @@ STAGE void mosaic(Canvas& c, int rows, int columns) {
     c.next[place] = cell_mean(c.now + place % width, width, place / width, rows, height);
   }
 #else
-  for (int y = 0; y < height; ++y) {
-    u32* to = c.next + (i64)y * width;
-    for (int x = 0; x < width; ++x) {
-      bool same = x > 0 && shown(x, columns, width) == shown(x - 1, columns, width);
-      to[x] = same ? to[x - 1] : cell_mean(c.now + (i64)y * width, 1, x, columns, width);
+  // A cell at a time, so that its ends are found once for all lines.
+  for (int cell = 0, x = 0; cell < columns; ++cell) {
+    const int first = first_of(cell, columns, width), end = first_of(cell + 1, columns, width), begin = x;
+    while (x < width && shown(x, columns, width) == cell) ++x;
+    const u32 share = share_of(end - first);
+    for (int y = 0; y < height; ++y) {
+      const u32* from = c.now + (i64)y * width;
+      u32* to = c.next + (i64)y * width;
+      u32 red = 0, green = 0, blue = 0;
+      for (int each = first; each < end; ++each) {
+        red += from[each] & 255u;
+        green += from[each] >> 8 & 255u;
+        blue += from[each] >> 16 & 255u;
+      }
+      const u32 mean = join(mean_of(red, share), mean_of(green, share), mean_of(blue, share));
+      for (int each = begin; each < x; ++each) to[each] = mean;
     }
   }
   swap(c);
-  for (int y = 0; y < height; ++y) {
-    u32* to = c.next + (i64)y * width;
-    if (y > 0 && shown(y, rows, height) == shown(y - 1, rows, height)) {
-      const u32* above = to - width;
-      EACH(x, width) to[x] = above[x];
-    } else {
-      for (int x = 0; x < width; ++x) to[x] = cell_mean(c.now + x, width, y, rows, height);
+  for (int cell = 0, y = 0; cell < rows; ++cell) {
+    const int first = first_of(cell, rows, height), end = first_of(cell + 1, rows, height), begin = y;
+    while (y < height && shown(y, rows, height) == cell) ++y;
+    const u32 share = share_of(end - first);
+    for (int start = 0; start < width; start += kStrip) {
+      const int count = least(kStrip, width - start);
+      u32 red[kStrip] = {0}, green[kStrip] = {0}, blue[kStrip] = {0};
+      for (int each = first; each < end; ++each) {
+        const u32* from = c.now + (i64)each * width + start;
+        EACH(x, count) {
+          red[x] += from[x] & 255u;
+          green[x] += from[x] >> 8 & 255u;
+          blue[x] += from[x] >> 16 & 255u;
+        }
+      }
+      EACH(x, count) red[x] = join(mean_of(red[x], share), mean_of(green[x], share), mean_of(blue[x], share));
+      for (int each = begin; each < y; ++each) {
+        u32* to = c.next + (i64)each * width + start;
+        EACH(x, count) to[x] = red[x];
+      }
     }
   }
 #endif
@@ -895,17 +928,20 @@ STAGE void smooth_across(const Canvas& c, const float* from, float* to, const Sm
     to[place] = sum;
   }
 #else
+  float* line = c.planes + (i64)3 * height * width;  // a row between its mirror images
   for (int y = 0; y < height; ++y) {
     const float* in = from + (i64)y * width;
     float* row = to + (i64)y * width;
+    for (int x = 0; x < reach; ++x) {
+      line[x] = in[mirrored(x - reach, width)];
+      line[reach + width + x] = in[mirrored(width + x, width)];
+    }
+    float* inner = line + reach;
+    EACH(x, width) inner[x] = in[x];
     EACH(x, width) row[x] = 0.0f;
-    for (int tap = -reach; tap <= reach; ++tap) {
-      const float weight = how.weight[tap + reach];
-      // Within the border's reach a pixel has its mirror image's value; between them the row lies as it is.
-      const int first = within(-tap, 0, width), end = within(width - tap, first, width);
-      for (int x = 0; x < first; ++x) row[x] = fused(weight, in[mirrored(x + tap, width)], row[x]);
-      _Pragma("GCC ivdep") for (int x = first; x < end; ++x) row[x] = fused(weight, in[x + tap], row[x]);
-      for (int x = end; x < width; ++x) row[x] = fused(weight, in[mirrored(x + tap, width)], row[x]);
+    for (int tap = 0; tap <= 2 * reach; ++tap) {
+      const float weight = how.weight[tap];
+      EACH(x, width) row[x] = fused(weight, line[x + tap], row[x]);
     }
   }
 #endif
@@ -946,41 +982,45 @@ struct JpegTables {
 FN int fixed(double x) { return (int)(x * 65536 + (x < 0 ? -0.5 : 0.5)); }
 
 // Forward transform, quantisation and back of the 8x8 block whose first number lies at `block`, in a plane `wide` wide.
-// Sums are of unsigned words, which may wrap around where tables are no tables; no product of the standard's does.
-STAGE void round_trip(int* block, int wide, const int* matrix, const int* steps, int scale) {
+// Sums are of unsigned words, which may wrap around where tables are no tables; none of the standard's does.
+// forward: the matrix's columns as rows, so that each sum runs over eight numbers that lie side by side.
+STAGE void round_trip(int* block, int wide, const int* matrix, const int* forward, const float* steps) {
   int a[64], b[64];
-  for (int row = 0; row < 8; ++row) {
-    for (int across = 0; across < 8; ++across) {
-      u32 sum = 0;
-      for (int k = 0; k < 8; ++k) sum += (u32)matrix[across * 8 + k] * (u32)block[row * wide + k];
-      a[row * 8 + across] = (int)(sum + (1u << 10)) >> 11;
+  ROLLED for (int row = 0; row < 8; ++row) {
+    u32 sum[8] = {0};
+    for (int k = 0; k < 8; ++k) {
+      for (int across = 0; across < 8; ++across) sum[across] += (u32)forward[k * 8 + across] * (u32)block[row * wide + k];
     }
+    for (int across = 0; across < 8; ++across) a[row * 8 + across] = (int)(sum[across] + (1u << 10)) >> 11;
   }
-  for (int across = 0; across < 8; ++across) {
-    for (int down = 0; down < 8; ++down) {
-      u32 sum = 0;
-      for (int k = 0; k < 8; ++k) sum += (u32)matrix[down * 8 + k] * (u32)a[k * 8 + across];
-      b[down * 8 + across] = (int)(sum + (1u << 14)) >> 15;
+  ROLLED for (int down = 0; down < 8; ++down) {
+    u32 sum[8] = {0};
+    for (int k = 0; k < 8; ++k) {
+      for (int across = 0; across < 8; ++across) sum[across] += (u32)matrix[down * 8 + k] * (u32)a[k * 8 + across];
     }
+    for (int across = 0; across < 8; ++across) b[down * 8 + across] = (int)(sum[across] + (1u << 14)) >> 15;
   }
-  for (int place = 0; place < 64; ++place) {
-    int step = within((within(steps[place], 0, 255) * scale + 50) / 100, 1, 255);
-    int size = b[place] < 0 ? -b[place] : b[place];
-    int whole = (size + 4 * step) / (8 * step) * step;
+  ROLLED for (int place = 0; place < 64; ++place) {
+    // Half a unit keeps the quotient off the whole numbers, so that its rounding is harmless: see primitives/jpeg.py.
+    const float step = steps[place];
+    const int size = b[place] < 0 ? -b[place] : b[place];
+    const int whole = (int)(quotient((float)size + product(4.0f, step) + 0.5f, 8.0f * step)) * (int)step;
     b[place] = b[place] < 0 ? -whole : whole;
   }
-  for (int across = 0; across < 8; ++across) {
-    for (int row = 0; row < 8; ++row) {
-      u32 sum = 0;
-      for (int k = 0; k < 8; ++k) sum += (u32)matrix[k * 8 + row] * (u32)b[k * 8 + across];
-      a[row * 8 + across] = (int)(sum + (1u << 10)) >> 11;
+  ROLLED for (int row = 0; row < 8; ++row) {
+    u32 sum[8] = {0};
+    for (int k = 0; k < 8; ++k) {
+      for (int across = 0; across < 8; ++across) sum[across] += (u32)forward[row * 8 + k] * (u32)b[k * 8 + across];
     }
+    for (int across = 0; across < 8; ++across) a[row * 8 + across] = (int)(sum[across] + (1u << 10)) >> 11;
   }
-  for (int row = 0; row < 8; ++row) {
+  ROLLED for (int row = 0; row < 8; ++row) {
+    u32 sum[8] = {0};
+    for (int k = 0; k < 8; ++k) {
+      for (int column = 0; column < 8; ++column) sum[column] += (u32)matrix[k * 8 + column] * (u32)a[row * 8 + k];
+    }
     for (int column = 0; column < 8; ++column) {
-      u32 sum = 0;
-      for (int k = 0; k < 8; ++k) sum += (u32)matrix[k * 8 + column] * (u32)a[row * 8 + k];
-      block[row * wide + column] = within((int)(sum + (1u << 17)) >> 18, -128, 127);
+      block[row * wide + column] = within((int)(sum[column] + (1u << 17)) >> 18, -128, 127);
     }
   }
 }
@@ -1031,6 +1071,13 @@ STAGE void jpeg(Canvas& c, int quality, const JpegTables& tables) {
     chroma[0][place] = (sums[0] + 1 + column % 2) >> 2;
     chroma[1][place] = (sums[1] + 1 + column % 2) >> 2;
   }
+  int forward[64];
+  float steps[2][64];
+  for (int place = 0; place < 64; ++place) {
+    forward[place] = tables.matrix[place % 8 * 8 + place / 8];
+    steps[0][place] = (float)within((within(tables.luminance[place], 0, 255) * scale + 50) / 100, 1, 255);
+    steps[1][place] = (float)within((within(tables.chrominance[place], 0, 255) * scale + 50) / 100, 1, 255);
+  }
   SYNC;
   const int blocks = tall / 8 * (wide / 8), small_blocks = small_tall / 8 * (small_wide / 8);
 #ifdef __CUDACC__
@@ -1039,12 +1086,12 @@ STAGE void jpeg(Canvas& c, int quality, const JpegTables& tables) {
   for (int block = 0; block < blocks + 2 * small_blocks; ++block) {
 #endif
     if (block < blocks) {
-      round_trip(luma + (i64)(block / (wide / 8)) * 8 * wide + block % (wide / 8) * 8, wide, tables.matrix,
-                 tables.luminance, scale);
+      round_trip(luma + (i64)(block / (wide / 8)) * 8 * wide + block % (wide / 8) * 8, wide, tables.matrix, forward,
+                 steps[0]);
     } else {
       const int own = (block - blocks) % small_blocks;
       round_trip(chroma[(block - blocks) / small_blocks] + (i64)(own / (small_wide / 8)) * 8 * small_wide
-                     + own % (small_wide / 8) * 8, small_wide, tables.matrix, tables.chrominance, scale);
+                     + own % (small_wide / 8) * 8, small_wide, tables.matrix, forward, steps[1]);
     }
   }
   SYNC;

@@ -5,7 +5,7 @@ namespace {
 
 struct Expected {
   Type type;
-  i64 width;  // -1: any odd number
+  i64 width;  // -1: any odd number up to 2 kReach + 1
 };
 
 std::vector<Expected> fields_of(int code, const int* style) {
@@ -74,7 +74,7 @@ std::string read_program(const i64* words, size_t count, i64 batch, i64 height, 
     const auto find = [&](i64 place, Type type, i64 want, int bit, const void** data, u32* wide) -> std::string {
       if (place < 0 || place >= static_cast<i64>(operands.size())) return where + "an operand is missing";
       const Operand& operand = operands[static_cast<size_t>(place)];
-      const bool fits = want == -1 ? operand.width % 2 == 1 && operand.width < (1 << 20) : operand.width == want;
+      const bool fits = want == -1 ? operand.width % 2 == 1 && operand.width <= 2 * kReach + 1 : operand.width == want;
       if (operand.type != type || !fits || (operand.rows != 1 && operand.rows != rows)) {
         return where + "an operand is of another type or shape";
       }

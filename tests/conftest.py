@@ -21,6 +21,13 @@ def native_op():
     native_library.load()
 
 
+@pytest.fixture
+def xla_program():
+    """For tests of what XLA makes of a program, or of both backends: they are not asked a second time."""
+    if NATIVE:
+        pytest.skip("is about XLA's own program")
+
+
 @pytest.fixture(scope="session", autouse=NATIVE)
 def _everything_runs_natively(native_op):
     with pytest.MonkeyPatch.context() as patch:
