@@ -104,7 +104,7 @@ class Writer:
             fields = (self.floats(repeats, lambda rows: np.eye(3).reshape(1, 9)
                                   + random.normal(0, 1, [rows, 9]) * [.5, .5, 9, .5, .5, 9, .01, .01, .1]),)
         elif code == "tone":
-            curve = random.integers(0, 256, [self._rows(repeats), 768], dtype=np.uint8)
+            curve = random.integers(0, 256, [self._rows(repeats), random.choice([256, 768])], dtype=np.uint8)
             fields = (curve, self.whole(repeats, 1, 0, 4), self.floats(repeats, self.near(1, by=1)))
         elif code == "mix":
             fields = (self.floats(repeats, self.near(1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, by=0.5)),)

@@ -123,7 +123,7 @@ def _tone(program: Program, slot: Slot, draws: Mapping[str, Draws], size: Size) 
         kind = tf.where(on[member.path], CURVES[member.op.name], kind)
         if "factor" in draws[member.path]:
             factor = tf.where(on[member.path], draws[member.path]["factor"], factor)
-    curve = tf.zeros([1, 3, 256], tf.uint8)
+    curve = tf.zeros([1, 1, 256], tf.uint8)
     if plain:
         _, lowered = plan.lower_group(plain, draws, size, entry.unmeasured())
         curve = tf.cast(lowered.curve, tf.uint8)

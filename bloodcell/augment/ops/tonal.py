@@ -16,7 +16,7 @@ def _levels() -> tf.Tensor:
 
 
 def _all_channels(curve: tf.Tensor) -> Tone:
-    return Tone(tf.repeat(curve[:, tf.newaxis, :], 3, axis=1))
+    return Tone(curve[:, tf.newaxis, :])
 
 
 def _blend(pivot: tf.Tensor, factor: tf.Tensor) -> Tone:

@@ -11,7 +11,7 @@ LUMA = (19595, 38470, 7471)
 
 
 class Tone(NamedTuple):
-    """curve: int32 [B, 3, 256], the new grey level of each old one."""
+    """curve: int32 [B, 3, 256], or [B, 1, 256] for all channels: the new grey level of each old one."""
 
     curve: tf.Tensor
 
@@ -39,8 +39,8 @@ def apply(packed: tf.Tensor, tone: Tone) -> tf.Tensor:
     # One table an image: flat indices into the chunk's tables take XLA:CPU half as long again.
     count, shape = packed.shape[0], packed.shape
     return pixels.join([
-        tf.reshape(tf.gather(tone.curve[:, channel], tf.reshape(part, [count, -1]), batch_dims=1), shape)
-        for channel, part in enumerate(pixels.channels(packed))])
+        tf.reshape(tf.gather(tone.curve[:, channel % tone.curve.shape[1]], tf.reshape(part, [count, -1]), batch_dims=1),
+                   shape) for channel, part in enumerate(pixels.channels(packed))])
 
 
 def mean_luma(packed: tf.Tensor) -> tf.Tensor:

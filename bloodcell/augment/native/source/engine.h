@@ -75,6 +75,7 @@ FN int to_level(float x) { return (int)within(x, 0.0f, 255.0f); }
 // ---------------------------------------------------------------------------------------------------------------------
 
 static const int kRadius = 12;                // as primitives/blur.py
+static const int kCurves = 3 * 256;            // entries of a tone's curves; a third of it where channels share one
 static const int kReach = 256;                // of an elastic field's Gaussian, at most
 static const int kQuadrant = (kRadius + 1) * (kRadius + 1);
 static const int kTaps = (2 * kRadius + 1) * (2 * kRadius + 1);
@@ -424,14 +425,16 @@ STAGE void equalize_curve(Canvas& c) {
   }
 }
 
-STAGE void tone(Canvas& c, int kind, float factor, const u8* given) {
+// given: three curves, or one for all channels (stride 0).
+STAGE void tone(Canvas& c, int kind, float factor, const u8* given, int stride) {
   Shared& s = *c.shared;
   if (kind == kContrast) contrast_curve(c, factor);
   else if (kind == kAutocontrast) autocontrast_curve(c);
   else if (kind == kEqualize) equalize_curve(c);
   else {
-    u8* curve = &s.curve[0][0];
-    EACH(place, 768) curve[place] = given[place];
+    for (int number = 0; number < 3; ++number) {
+      EACH(bin, 256) s.curve[number][bin] = given[number * stride + bin];
+    }
   }
   SYNC;
   u32* pixels = c.now;

@@ -13,7 +13,7 @@ std::vector<Expected> fields_of(int code, const int* style) {
   const Expected key{Type::kInt32, 2};
   switch (code) {
     case kWarp: return {{Type::kFloat32, 9}};
-    case kTone: return {{Type::kUint8, 768}, one_int, one_float};
+    case kTone: return {{Type::kUint8, kCurves}, one_int, one_float};
     case kMix: return {{Type::kFloat32, 12}};
     case kFilter: return {one_float};
     case kMask: return {{Type::kFloat32, 8}};
@@ -74,7 +74,8 @@ std::string read_program(const i64* words, size_t count, i64 batch, i64 height, 
     const auto find = [&](i64 place, Type type, i64 want, int bit, const void** data, u32* wide) -> std::string {
       if (place < 0 || place >= static_cast<i64>(operands.size())) return where + "an operand is missing";
       const Operand& operand = operands[static_cast<size_t>(place)];
-      const bool fits = want == -1 ? operand.width % 2 == 1 && operand.width <= 2 * kReach + 1 : operand.width == want;
+      const bool fits = want == -1 ? operand.width % 2 == 1 && operand.width <= 2 * kReach + 1
+                                   : operand.width == want || (want == kCurves && operand.width == kCurves / 3);
       if (operand.type != type || !fits || (operand.rows != 1 && operand.rows != rows)) {
         return where + "an operand is of another type or shape";
       }

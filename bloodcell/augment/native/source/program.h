@@ -59,7 +59,8 @@ STAGE void run_step(const Step& step, i64 row, Canvas& c) {
   switch (step.code) {
     case kWarp: warp(c, row_of<float>(step, 0, row), how); break;
     case kTone:
-      tone(c, *row_of<int>(step, 1, row), *row_of<float>(step, 2, row), row_of<u8>(step, 0, row));
+      tone(c, *row_of<int>(step, 1, row), *row_of<float>(step, 2, row), row_of<u8>(step, 0, row),
+           step.width[0] == kCurves ? 256 : 0);
       break;
     case kMix: mix(c, row_of<float>(step, 0, row)); break;
     case kFilter: filter(c, *row_of<float>(step, 0, row)); break;
