@@ -28,6 +28,7 @@ import fuzz_device
 import fuzz_native
 from native_plain import Library, Program
 
+pytestmark = pytest.mark.native
 POLICIES = {name: run_cuda_op.POLICIES[name] for name in ("randaugment", "augmix", "v2s")}
 V2S = POLICIES["v2s"]
 SIZES = ((1, 1), (3, 5), (17, 33), (96, 96))

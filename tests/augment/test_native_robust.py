@@ -17,6 +17,7 @@ import native_plain
 from fuzz_native import Case, Writer
 from native_plain import CODES, OUTPUTS, STYLES, WORDS, Library, Program, Refused, levels
 
+pytestmark = pytest.mark.native
 PLAIN = CODES[:CODES.index("repeat")]
 V2S = ("flip | rotate(180) | zoom(0.2) | oneof(augmix(severity=3), randaugment(n=3, m=4)) "
        "| oneof(gridmask, cutout(0.5)) | oneof(channel_shuffle, channel_shift(0.3), hue(0.3))")
