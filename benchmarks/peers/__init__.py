@@ -85,13 +85,18 @@ PEERS = (
 
 def available() -> tuple[dict[str, Implementation], dict[str, str]]:
     """Returns the peers that can be imported, by name, and why the others cannot."""
+    return importable({peer.name: peer.load for peer in PEERS})
+
+
+def importable(loaders: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns what can be imported, by name, and why the rest cannot."""
     present, missing = {}, {}
-    for peer in PEERS:
+    for name, load in loaders.items():
         try:
-            present[peer.name] = peer.load()
+            present[name] = load()
         except (ImportError, OSError) as error:  # OSError: a wheel's own library wants one that is not there
             why = str(error).splitlines() or [type(error).__name__]
-            missing[peer.name] = f"not installed: {why[0]}"
+            missing[name] = f"not installed: {why[0]}"
     return present, missing
 
 

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from benchmarks.peers import Peer
+from benchmarks.peers import Peer, importable
 from benchmarks.timing import Contestant
 
 DEGREES, ZOOM, OPS, MAGNITUDE = 180.0, 0.2, 2, 0.4  # of the task; the magnitude's range is 0..1
@@ -85,14 +85,7 @@ FEEDERS = (
 
 def available() -> tuple[dict[str, Implementation], dict[str, str]]:
     """Returns the feeders that can be imported, by name, and why the others cannot."""
-    present, missing = {}, {}
-    for feeder in FEEDERS:
-        try:
-            present[feeder.name] = feeder.feed()
-        except (ImportError, OSError) as error:  # OSError: a wheel's own library wants one that is not there
-            why = str(error).splitlines() or [type(error).__name__]
-            missing[feeder.name] = f"not installed: {why[0]}"
-    return present, missing
+    return importable({feeder.name: feeder.feed for feeder in FEEDERS})
 
 
 def about(present: Mapping[str, Implementation]) -> dict[str, dict[str, object]]:

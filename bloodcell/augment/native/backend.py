@@ -10,8 +10,6 @@ import tensorflow as tf
 from bloodcell.augment.native import library
 from bloodcell.errors import InputError
 
-BACKENDS = ("auto", "xla", "native")
-
 
 @dataclasses.dataclass(frozen=True)
 class Backend:

@@ -33,20 +33,19 @@ class Failed(Exception):
     """The library could not be made; the message says why, in one line."""
 
 
-def library(target: pathlib.Path, *, xla: bool = True, flags: Sequence[str] = (), compiler: str | None = None) -> None:
-    """Compiles the kernel.
+def library(target: pathlib.Path, *, xla: bool = True, flags: Sequence[str] = ()) -> None:
+    """Compiles the kernel with `CXX`, or g++.
 
     Args:
       target: the file to write; nothing is there unless everything went well.
       xla: with the handlers that XLA calls, linked to TensorFlow; without, a library with one C function, for tests.
       flags: for compiler and linker, added last (sanitizers).
-      compiler: instead of `CXX`, or g++.
 
     Raises:
       Failed: no compiler, or it refuses.
     """
     from bloodcell.augment.native.library import SOURCE
-    command = shlex.split(compiler or os.environ.get("CXX", "g++"))
+    command = shlex.split(os.environ.get("CXX", "g++"))
     if shutil.which(command[0]) is None:
         raise Failed(f"no compiler: {command[0]} is not installed")
     units: dict[str, tuple[str, ...]] = {"policy.cc": (), "workers.cc": ()}
