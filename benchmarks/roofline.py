@@ -108,7 +108,7 @@ def _compiled(case: str, implementation: str) -> Callable[..., tf.Tensor]:
     """Returns a case's program, one for all shapes, so that what was compiled for one measurement serves the next."""
     kind, text = cases().get(case) or ("policy", case)
     make = {"op": ours.op_function, "policy": ours.policy_function}[kind]
-    return tf.function(make(text), jit_compile=True, autograph=False)
+    return tf.function(make(text, implementation), jit_compile=True, autograph=False)
 
 
 @functools.lru_cache(maxsize=2)

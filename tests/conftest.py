@@ -5,6 +5,7 @@ program (its memory, its primitives) is not asked there.
 """
 
 import os
+import pathlib
 
 import native_library
 import pytest
@@ -12,7 +13,15 @@ import pytest
 from bloodcell import augment
 from bloodcell.augment import entry
 
+# The files that take longest, first, so that no worker is left with one of them when the others are done.
+LONGEST = ("test_replicas_of_a_run", "test_kill", "test_multi_worker", "test_suites", "test_native",
+           "test_training_loop")
 NATIVE = os.environ.get("BLOODCELL_TEST_BACKEND", "xla") == "native"
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(pathlib.Path(item.path).stem, len(order)))
 
 
 @pytest.fixture(scope="session")

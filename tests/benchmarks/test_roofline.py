@@ -28,6 +28,23 @@ def test_every_primitive_takes_part_by_one_op_of_its_own():
         assert augment.REGISTRY[op].statistic is None
 
 
+def test_each_program_is_made_by_the_backend_that_its_contestant_names(monkeypatch):
+    asked: list[tuple[str, str]] = []
+
+    def function(text, by="xla"):
+        asked.append((text, by))
+        return lambda *given: given[0]
+
+    for name in ("op_function", "policy_function"):
+        monkeypatch.setattr(ours, name, function)
+    wanted = [("mask: cutout", "native"), ("mask: cutout", "xla"), ("randaugment(2, 9)", "native")]
+    roofline._compiled.cache_clear()
+    for case, implementation in wanted:
+        roofline._compiled(case, implementation)
+    roofline._compiled.cache_clear()
+    assert asked == [("cutout", "native"), ("cutout", "xla"), ("randaugment(2, 9)", "native")]
+
+
 @pytest.mark.parametrize("fixed", [0.0, 0.3, 50.0])
 @pytest.mark.parametrize("sizes", [(16, 64, 256, 1024, 4096), (1, 2, 3, 4, 5, 6, 7, 8), (28**2, 96**2, 512**2)])
 def test_a_straight_line_is_one_and_its_parts_are_found(sizes, fixed):

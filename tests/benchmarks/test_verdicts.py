@@ -76,7 +76,7 @@ def test_memory_of_a_streamed_epoch_may_not_grow(many, word):
 
 def test_nothing_is_judged_without_figures():
     judged = verdicts.judge({})
-    assert len(judged) == 15
+    assert len(judged) == 16
     assert {verdict.word() for verdict in judged} == {"not judged"}
 
 
@@ -88,6 +88,16 @@ def test_a_policy_may_take_a_tenth_of_the_step(part, word):
     verdict = _judge([row])[goal]
     assert (verdict.word(), verdict.figures) == (word, f"{1 - part:.1%} (quartiles 5.0% to 20.0%)")
     assert _judge([])[goal].word() == "not judged"
+
+
+@pytest.mark.parametrize(("part", "word"), [(0.975, "met"), (0.965, "NOT met")])
+def test_the_native_op_may_take_three_hundredths_of_the_step(part, word):
+    row = {**_row("step", "efficientnet_v2_s", "v2s policy, native op", 9.0),
+           "part_of_baseline": {"median": part, "q1": 0.8, "q3": 0.99}}
+    judged = _judge([row])
+    goal = "the whole v2s policy by the native op at most 3% of the training step of EfficientNetV2-S"
+    assert judged[goal].word() == word
+    assert judged["the whole v2s policy at most 10% of the training step of EfficientNetV2-S"].word() == "not judged"
 
 
 @pytest.mark.parametrize(("part", "word"), [(0.98, "met"), (0.97, "NOT met")])

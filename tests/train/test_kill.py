@@ -61,15 +61,14 @@ def every_step(monkeypatch):
 
 
 @pytest.mark.usefixtures("every_step", "tiny")
-def test_a_run_killed_at_two_dozen_random_points_ends_with_the_same_bits(tmp_path, make_images, make_config,
-                                                                         monkeypatch):
+def test_a_run_killed_at_a_dozen_random_points_ends_with_the_same_bits(tmp_path, make_images, make_config, monkeypatch):
     config = make_config(stages=STAGES, augment="flip", optimizer="adamw(weight_decay=0.01)", average="swa(start=0.3)")
     train, val = make_images(44), make_images(12, seed=1)  # six steps an epoch, the last of them padded
     loop.fit(config, RUNTIME, train, val, tmp_path / "whole")
     chance, run_dir, kills, make = random.Random(7), tmp_path / "cut", [], step.train_step
     while True:
         kind = chance.choice(["write", "write", "fsync", "replace", "unlink", "before a step", "after a step"])
-        number = chance.randint(1, 400 if kind == "write" else 5)
+        number = chance.randint(1, 700 if kind == "write" else 8)
         with monkeypatch.context() as patch:
             disk = Disk(patch, kind, number)
 
@@ -92,7 +91,7 @@ def test_a_run_killed_at_two_dozen_random_points_ends_with_the_same_bits(tmp_pat
             except Killed:
                 kills.append((kind, number))
         keras.backend.clear_session()
-    assert len(kills) >= 20
+    assert len(kills) >= 12
     assert {"write", "fsync", "replace", "unlink", "before a step", "after a step"} == {kind for kind, _ in kills}
     assert_same_bits(tmp_path / "whole", run_dir)
     assert not list((run_dir / "checkpoints").glob(".*"))  # what a kill left behind is gone

@@ -29,9 +29,9 @@ namespace {
 
 constexpr int kThreads = 512;  // of a block; the kernel takes up to 1024
 
-// -----------------------------------------------------------------------------------------------------------------------
+// ---------------------------------------------------------------------------------------------------------------------
 // The driver and the compiler, by their C interfaces: all return 0 on success
-// -----------------------------------------------------------------------------------------------------------------------
+// ---------------------------------------------------------------------------------------------------------------------
 
 enum { kMultiprocessors = 16, kMajor = 75, kMinor = 76, kSharedMost = 97 };  // CUdevice_attribute
 enum { kFunctionShared = 8 };                                                // CUfunction_attribute
@@ -110,11 +110,11 @@ std::string open_compiler(Compiler* c) {
   return all ? "" : "NVRTC lacks a function; version 12 is expected";
 }
 
-// -----------------------------------------------------------------------------------------------------------------------
+// ---------------------------------------------------------------------------------------------------------------------
 // From source to a kernel
-// -----------------------------------------------------------------------------------------------------------------------
+// ---------------------------------------------------------------------------------------------------------------------
 
-// Compiles for compute capability `wanted` (90 for 9.0): to machine code, or, for a GPU that is newer than the compiler,
+// Compiles for compute capability `wanted` (90 for 9.0): to machine code or, for a GPU that is newer than the compiler,
 // to PTX of the newest that it knows. Machine code does not ask how old the driver is, which PTX does.
 std::string compile(int wanted, std::string* image) {
   Compiler c{};
@@ -203,9 +203,9 @@ const Ready& ready_for(const Driver& d, void* context) {
   return contexts->emplace(context, prepare_here(d)).first->second;
 }
 
-// -----------------------------------------------------------------------------------------------------------------------
+// ---------------------------------------------------------------------------------------------------------------------
 // The call
-// -----------------------------------------------------------------------------------------------------------------------
+// ---------------------------------------------------------------------------------------------------------------------
 
 // In the stream's context. Returns what is wrong, or nothing.
 std::string launch_here(const Driver& d, const Ready& ready, void* stream, ffi::ScratchAllocator* memory,

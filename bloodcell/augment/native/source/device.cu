@@ -1,8 +1,8 @@
 // The CUDA kernel: a block works on one image at a time, as program.h says. Compiled by NVRTC when it is first needed
 // (cuda.cc), so no header of CUDA or of the standard library may be included.
 //
-// `Program` goes as a parameter, which a kernel may take up to 32,764 bytes of from CUDA 12.1 and compute capability 7.0
-// on. All threads of a block read the same step, so its branches are the same for all of them, as SYNC demands.
+// `Program` goes as a parameter, which a kernel may take up to 32,764 bytes of from CUDA 12.1 and compute capability
+// 7.0 on. All threads of a block read the same step, so its branches are the same for all of them, as SYNC demands.
 #include "launch.h"
 
 // Tests build this file as host C++ and say where shared memory is.

@@ -18,6 +18,7 @@ typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef long long i64;
+typedef unsigned long long u64;
 
 #ifdef __CUDACC__
 #define FN static __device__ inline
@@ -151,7 +152,8 @@ FN float log_of(float x) {
   float mantissa = as_float(bits - ((u32)exponent << 23));
   float s = quotient(mantissa - 1.0f, mantissa + 1.0f);
   float square = s * s;
-  float series = fused(square, fused(square, fused(square, fused(square, 1.0f / 9, 1.0f / 7), 1.0f / 5), 1.0f / 3), 1.0f);
+  float series = fused(square, fused(square, fused(square, fused(
+      square, 1.0f / 9, 1.0f / 7), 1.0f / 5), 1.0f / 3), 1.0f);
   return fused((float)exponent, 0.69314718f, 2.0f * s * series);
 }
 
@@ -200,17 +202,15 @@ FN float folded(float x, float size) {
   return size - (far < 0 ? -far : far) - 0.5f;
 }
 
-// Where a pixel comes from: the first of four neighbours, the steps to those beside and below, and the share of each.
-struct Spot {
-  int start, beside, below;
-  float right, down;
-  bool visible;
-};
+FN int beside(int width) { return width > 1 ? 1 : 0; }
+FN int below(int height, int width) { return height > 1 ? width : 0; }
 
+// Where a pixel comes from: the first of four neighbours (of an image that has as many: see beside and below), and what
+// part those to its right and below have. In the last column and row that part is all.
 template <int fill, int nearest>
-FN Spot spot_of(int height, int width, float x, float y, bool visible) {
+FN void find(int height, int width, float x, float y, int& start, float& right, float& down, int& visible) {
   if (fill == kConstant) {
-    visible = visible & (x >= -0.5f) & (x < (float)width - 0.5f) & (y >= -0.5f) & (y < (float)height - 0.5f);
+    visible &= (x >= -0.5f) & (x < (float)width - 0.5f) & (y >= -0.5f) & (y < (float)height - 0.5f);
   } else if (fill == kReflect) {
     x = folded(x, (float)width);
     y = folded(y, (float)height);
@@ -221,8 +221,14 @@ FN Spot spot_of(int height, int width, float x, float y, bool visible) {
   }
   x = within(x, 0.0f, (float)width - 1.0f);
   y = within(y, 0.0f, (float)height - 1.0f);
-  const int x0 = (int)x, y0 = (int)y;
-  return {y0 * width + x0, x0 < width - 1 ? 1 : 0, y0 < height - 1 ? width : 0, x - (float)x0, y - (float)y0, visible};
+  int x0 = (int)x, y0 = (int)y;
+  if (!nearest) {
+    x0 = least(x0, greatest(width - 2, 0));
+    y0 = least(y0, greatest(height - 2, 0));
+  }
+  start = y0 * width + x0;
+  right = x - (float)x0;
+  down = y - (float)y0;
 }
 
 FN int between(u32 a, u32 b, u32 c, u32 d, int number, float right, float down) {
@@ -240,50 +246,41 @@ FN u32 between(u32 a, u32 b, u32 c, u32 d, float right, float down) {
 #ifdef __CUDACC__
 template <int fill, int nearest>
 FN u32 sampled(const u32* from, int height, int width, float x, float y, bool visible, u32 filled) {
-  const Spot s = spot_of<fill, nearest>(height, width, x, y, visible);
-  const u32* p = from + s.start;
-  const u32 pixel = nearest ? *p : between(p[0], p[s.beside], p[s.below], p[s.below + s.beside], s.right, s.down);
-  return s.visible ? pixel : filled;
+  int start, shown = visible;
+  float right, down;
+  find<fill, nearest>(height, width, x, y, start, right, down, shown);
+  const u32* p = from + start;
+  const int next = beside(width), low = below(height, width);
+  const u32 pixel = nearest ? *p : between(p[0], p[next], p[low], p[low + next], right, down);
+  return shown ? pixel : filled;
 }
 #else
-// Pixels that are sampled together, in loops of one kind of work each, which is what a compiler can vectorise.
-static const int kStrip = 64;
+static const int kStrip = 64;  // pixels that are sampled together
 
-struct Sources {
-  float x[kStrip], y[kStrip];
-  int visible[kStrip];
-};
-
-template <int fill, int nearest>
-FN void sample_strip(const u32* from, int height, int width, const Sources& s, int count, u32 filled, u32* to) {
-  int start[kStrip], beside[kStrip], below[kStrip], visible[kStrip];
+// Where they come from first, then their levels: two loops of vectors, each of which fits the registers. `source` sets
+// x, y and whether the pixel is seen at all.
+template <int fill, int nearest, class Source>
+FN void sample_strip(const u32* from, int height, int width, int count, u32 filled, u32* to, Source source) {
+  int start[kStrip];
+  u32 shown[kStrip];
   float right[kStrip], down[kStrip];
-  u32 a[kStrip], b[kStrip], c[kStrip], d[kStrip];
   EACH(i, count) {
-    const Spot spot = spot_of<fill, nearest>(height, width, s.x[i], s.y[i], s.visible[i] != 0);
-    start[i] = spot.start;
-    beside[i] = spot.beside;
-    below[i] = spot.below;
-    right[i] = spot.right;
-    down[i] = spot.down;
-    visible[i] = spot.visible;
+    float x, y;
+    int visible = 1;
+    source(i, x, y, visible);
+    find<fill, nearest>(height, width, x, y, start[i], right[i], down[i], visible);
+    shown[i] = visible ? ~0u : 0u;
   }
+  // Without a condition around them, so that loads and all become one loop of vectors.
   if (nearest) {
-    EACH(i, count) a[i] = from[start[i]];
-    EACH(i, count) to[i] = visible[i] ? a[i] : filled;
+    EACH(i, count) to[i] = (from[start[i]] & shown[i]) | (filled & ~shown[i]);
     return;
   }
+  const u32 *right_of = from + beside(width), *low = from + below(height, width), *right_of_low = low + beside(width);
   EACH(i, count) {
-    a[i] = from[start[i]];
-    b[i] = from[start[i] + beside[i]];
-  }
-  EACH(i, count) {
-    c[i] = from[start[i] + below[i]];
-    d[i] = from[start[i] + below[i] + beside[i]];
-  }
-  EACH(i, count) {
-    const u32 pixel = between(a[i], b[i], c[i], d[i], right[i], down[i]);
-    to[i] = visible[i] ? pixel : filled;
+    const int at = start[i];
+    const u32 pixel = between(from[at], right_of[at], low[at], right_of_low[at], right[i], down[i]);
+    to[i] = (pixel & shown[i]) | (filled & ~shown[i]);
   }
 }
 #endif
@@ -304,19 +301,26 @@ STAGE void warp_as(Canvas& c, const float* m, u32 filled) {
     to[place] = sampled<fill, nearest>(from, height, width, source_x, source_y, depth > 0.0f, filled);
   }
 #else
-  Sources s;
+  const bool affine = m[6] == 0.0f && m[7] == 0.0f && m[8] == 1.0f;  // then every depth is 1, and divides nothing
   for (int y = 0; y < height; ++y) {
     const float row_x = product(m[1], (float)y), row_y = product(m[4], (float)y), row_depth = product(m[7], (float)y);
     for (int first = 0; first < width; first += kStrip) {
       const int count = least(kStrip, width - first);
-      EACH(i, count) {
+      u32* to = c.next + (i64)y * width + first;
+      const auto straight = [&](int i, float& source_x, float& source_y, int&) {
+        const float x = (float)(first + i);
+        source_x = product(m[0], x) + row_x + m[2];
+        source_y = product(m[3], x) + row_y + m[5];
+      };
+      const auto seen = [&](int i, float& source_x, float& source_y, int& visible) {
         const float x = (float)(first + i);
         const float depth = product(m[6], x) + row_depth + m[8];
-        s.x[i] = quotient(product(m[0], x) + row_x + m[2], depth);
-        s.y[i] = quotient(product(m[3], x) + row_y + m[5], depth);
-        s.visible[i] = depth > 0.0f;
-      }
-      sample_strip<fill, nearest>(c.now, height, width, s, count, filled, c.next + (i64)y * width + first);
+        source_x = quotient(product(m[0], x) + row_x + m[2], depth);
+        source_y = quotient(product(m[3], x) + row_y + m[5], depth);
+        visible = depth > 0.0f;
+      };
+      if (affine) sample_strip<fill, nearest>(c.now, height, width, count, filled, to, straight);
+      else sample_strip<fill, nearest>(c.now, height, width, count, filled, to, seen);
     }
   }
 #endif
@@ -599,6 +603,26 @@ FN int mirrored(int place, int side) {
   return least(around, 2 * side - 1 - around);
 }
 
+#ifndef __CUDACC__
+// The weighted sum of `count` rows, in their order: row(number) tells where each lies. Four at a time, so that the sum
+// is read and written once for the four.
+template <class Row>
+FN void weigh(float* to, int width, int count, const float* weight, Row row) {
+  EACH(x, width) to[x] = 0.0f;
+  int number = 0;
+  for (; number + 4 <= count; number += 4) {
+    const float *a = row(number), *b = row(number + 1), *c = row(number + 2), *d = row(number + 3);
+    const float of_a = weight[number], of_b = weight[number + 1], of_c = weight[number + 2], of_d = weight[number + 3];
+    EACH(x, width) to[x] = fused(of_d, d[x], fused(of_c, c[x], fused(of_b, b[x], fused(of_a, a[x], to[x]))));
+  }
+  for (; number < count; ++number) {
+    const float* last = row(number);
+    const float of_last = weight[number];
+    EACH(x, width) to[x] = fused(of_last, last[x], to[x]);
+  }
+}
+#endif
+
 // Writes three float planes with `border` mirrored pixels on every side.
 STAGE void spread(Canvas& c, int border) {
   const int wide = c.width + 2 * border, tall = c.height + 2 * border;
@@ -638,7 +662,8 @@ STAGE void prepare(Shared& s, const float* even, const float* odd) {
     sums[down] = 0.0f;
     for (int across = 0; across < side; ++across) {
       float weight = even[down * side + across];
-      if (weight != 0.0f || (odd && odd[down * side + across] != 0.0f)) radius = greatest(radius, greatest(down, across));
+      const bool used = weight != 0.0f || (odd && odd[down * side + across] != 0.0f);
+      if (used) radius = greatest(radius, greatest(down, across));
       finite = finite && weight - weight == 0.0f;
       sums[down] += across ? 2.0f * weight : weight;
     }
@@ -705,9 +730,12 @@ STAGE void convolve(Canvas& c, const float* even, const float* odd) {
     EACH(place, height * width) {
       u32 pixel = 0;
       for (int number = 0; number < 3; ++number) {
-        const float* from = c.planes + (i64)number * wide * tall + (place / width + radius) * wide + place % width + radius;
+        const int start = (place / width + radius) * wide + place % width + radius;
+        const float* from = c.planes + (i64)number * wide * tall + start;
         float sum = 0.0f;
-        for (int tap = 0; tap < s.taps; ++tap) sum = fused(s.weight[tap], from[s.tap_y[tap] * wide + s.tap_x[tap]], sum);
+        for (int tap = 0; tap < s.taps; ++tap) {
+          sum = fused(s.weight[tap], from[s.tap_y[tap] * wide + s.tap_x[tap]], sum);
+        }
         pixel |= (u32)to_level(sum + 0.5f) << (8 * number);
       }
       c.next[place] = pixel;
@@ -718,24 +746,16 @@ STAGE void convolve(Canvas& c, const float* even, const float* odd) {
     const float* from = c.planes + (i64)number * wide * tall;
     float* to = results + (i64)number * height * width;
     for (int y = 0; y < height; ++y) {
-      float* row = to + (i64)y * width;
-      EACH(x, width) row[x] = 0.0f;
-      for (int tap = 0; tap < s.taps; ++tap) {
-        const float weight = s.weight[tap];
-        const float* in = from + (i64)(y + radius + s.tap_y[tap]) * wide + radius + s.tap_x[tap];
-        EACH(x, width) row[x] = fused(weight, in[x], row[x]);
-      }
+      weigh(to + (i64)y * width, width, s.taps, s.weight, [&](int tap) {
+        return from + (i64)(y + radius + s.tap_y[tap]) * wide + radius + s.tap_x[tap];
+      });
     }
     if (!s.separable) continue;
     float* sums = c.planes + (i64)number * wide * tall;  // the channel's own bordered plane is not needed any more
     for (int y = 0; y < height; ++y) {
-      float* row = sums + (i64)y * width;
-      EACH(x, width) row[x] = 0.0f;
-      for (int tap = 0; tap < s.taps; ++tap) {
-        const float weight = s.weight[tap];
-        const float* in = to + (i64)mirrored(y + s.tap_x[tap], height) * width;
-        EACH(x, width) row[x] = fused(weight, in[x], row[x]);
-      }
+      weigh(sums + (i64)y * width, width, s.taps, s.weight, [&](int tap) {
+        return to + (i64)mirrored(y + s.tap_x[tap], height) * width;
+      });
     }
   }
   const float* parts[3];
@@ -876,17 +896,14 @@ STAGE void displaced(Canvas& c, const float* dx, const float* dy, u32 filled) {
                                  (float)(place / width) + dy[place], true, filled);
   }
 #else
-  Sources s;
   for (int y = 0; y < height; ++y) {
     for (int first = 0; first < width; first += kStrip) {
-      const int count = least(kStrip, width - first);
       const i64 start = (i64)y * width + first;
-      EACH(i, count) {
-        s.x[i] = (float)(first + i) + dx[start + i];
-        s.y[i] = (float)y + dy[start + i];
-        s.visible[i] = 1;
-      }
-      sample_strip<fill, 0>(c.now, height, width, s, count, filled, c.next + start);
+      const auto source = [&](int i, float& source_x, float& source_y, int&) {
+        source_x = (float)(first + i) + dx[start + i];
+        source_y = (float)y + dy[start + i];
+      };
+      sample_strip<fill, 0>(c.now, height, width, least(kStrip, width - first), filled, c.next + start, source);
     }
   }
 #endif
@@ -901,19 +918,17 @@ STAGE void smooth_down(const Canvas& c, const float* from, float* to, const Smoo
   EACH(place, height * width) {
     float sum = 0.0f;
     for (int tap = -how.reach; tap <= how.reach; ++tap) {
-      sum = fused(how.weight[tap + how.reach], from[mirrored(place / width + tap, height) * width + place % width], sum);
+      const int row = mirrored(place / width + tap, height);
+      sum = fused(how.weight[tap + how.reach], from[row * width + place % width], sum);
     }
     to[place] = sum * scale;
   }
 #else
   for (int y = 0; y < height; ++y) {
     float* row = to + (i64)y * width;
-    EACH(x, width) row[x] = 0.0f;
-    for (int tap = -how.reach; tap <= how.reach; ++tap) {
-      const float weight = how.weight[tap + how.reach];
-      const float* in = from + (i64)mirrored(y + tap, height) * width;
-      EACH(x, width) row[x] = fused(weight, in[x], row[x]);
-    }
+    weigh(row, width, 2 * how.reach + 1, how.weight, [&](int tap) {
+      return from + (i64)mirrored(y + tap - how.reach, height) * width;
+    });
     EACH(x, width) row[x] *= scale;
   }
 #endif
@@ -934,18 +949,13 @@ STAGE void smooth_across(const Canvas& c, const float* from, float* to, const Sm
   float* line = c.planes + (i64)3 * height * width;  // a row between its mirror images
   for (int y = 0; y < height; ++y) {
     const float* in = from + (i64)y * width;
-    float* row = to + (i64)y * width;
     for (int x = 0; x < reach; ++x) {
       line[x] = in[mirrored(x - reach, width)];
       line[reach + width + x] = in[mirrored(width + x, width)];
     }
     float* inner = line + reach;
     EACH(x, width) inner[x] = in[x];
-    EACH(x, width) row[x] = 0.0f;
-    for (int tap = 0; tap <= 2 * reach; ++tap) {
-      const float weight = how.weight[tap];
-      EACH(x, width) row[x] = fused(weight, line[x + tap], row[x]);
-    }
+    weigh(to + (i64)y * width, width, 2 * reach + 1, how.weight, [&](int tap) { return line + tap; });
   }
 #endif
   SYNC;
@@ -992,7 +1002,8 @@ STAGE void round_trip(int* block, int wide, const int* matrix, const int* forwar
   ROLLED for (int row = 0; row < 8; ++row) {
     u32 sum[8] = {0};
     for (int k = 0; k < 8; ++k) {
-      for (int across = 0; across < 8; ++across) sum[across] += (u32)forward[k * 8 + across] * (u32)block[row * wide + k];
+      const u32 each = (u32)block[row * wide + k];
+      for (int across = 0; across < 8; ++across) sum[across] += (u32)forward[k * 8 + across] * each;
     }
     for (int across = 0; across < 8; ++across) a[row * 8 + across] = (int)(sum[across] + (1u << 10)) >> 11;
   }
@@ -1028,52 +1039,134 @@ STAGE void round_trip(int* block, int wide, const int* matrix, const int* forwar
   }
 }
 
-FN void to_ycc(u32 pixel, int* parts) {
-  const int red = channel(pixel, 0), green = channel(pixel, 1), blue = channel(pixel, 2);
-  parts[0] = (fixed(0.299) * red + fixed(0.587) * green + fixed(0.114) * blue + 32768 - (128 << 16)) >> 16;
-  parts[1] = (fixed(-0.168735892) * red + fixed(-0.331264108) * green + fixed(0.5) * blue + 32767) >> 16;
-  parts[2] = (fixed(0.5) * red + fixed(-0.418687589) * green + fixed(-0.081312411) * blue + 32767) >> 16;
+FN int luminance(u32 pixel) {  // less 128, as the transform takes it
+  return (fixed(0.299) * channel(pixel, 0) + fixed(0.587) * channel(pixel, 1) + fixed(0.114) * channel(pixel, 2) + 32768
+          - (128 << 16)) >> 16;
+}
+FN int blueness(u32 pixel) {
+  return (fixed(-0.168735892) * channel(pixel, 0) + fixed(-0.331264108) * channel(pixel, 1)
+          + fixed(0.5) * channel(pixel, 2) + 32767) >> 16;
+}
+FN int redness(u32 pixel) {
+  return (fixed(0.5) * channel(pixel, 0) + fixed(-0.418687589) * channel(pixel, 1)
+          + fixed(-0.081312411) * channel(pixel, 2) + 32767) >> 16;
+}
+FN u32 to_rgb(int luma, int blue, int red) {
+  const int base = luma + 128;
+  return join(within(base + ((fixed(1.402) * red + 32768) >> 16), 0, 255),
+              within(base + ((fixed(-0.34414) * blue + fixed(-0.71414) * red + 32768) >> 16), 0, 255),
+              within(base + ((fixed(1.772) * blue + 32768) >> 16), 0, 255));
 }
 
-// Chroma at twice the size by libjpeg's triangle filter; its rows hold `wide` numbers, of which width_half count.
-FN int doubled(const int* plane, int wide, int height_half, int width_half, int y, int x) {
+// A picture's planes, whole blocks of each: luminance at full size, two of chroma at half.
+struct Parts {
+  int height, width, half_height, half_width;  // of what counts
+  int tall, wide, small_tall, small_wide;      // with what fills the blocks
+  int *luma, *blue, *red;
+};
+
+// The mean of two by two pixels, at the column of a plane of chroma.
+FN void halve(const Parts& p, const u32* upper, const u32* lower, int left, int right, int place, int column) {
+  const u32 a = upper[left], b = upper[right], c = lower[left], d = lower[right];
+  p.blue[place] = (blueness(a) + blueness(b) + blueness(c) + blueness(d) + 1 + column % 2) >> 2;
+  p.red[place] = (redness(a) + redness(b) + redness(c) + redness(d) + 1 + column % 2) >> 2;
+}
+
+// Beyond the image its last row and column repeat; below it the last averages do.
+STAGE void split(const Parts& p, const u32* pixels) {
+#ifdef __CUDACC__
+  EACH(place, p.tall * p.wide) {
+    p.luma[place] = luminance(
+        pixels[(i64)least(place / p.wide, p.height - 1) * p.width + least(place % p.wide, p.width - 1)]);
+  }
+  EACH(place, p.small_tall * p.small_wide) {
+    const int row = least(place / p.small_wide, p.half_height - 1), column = place % p.small_wide;
+    halve(p, pixels + (i64)2 * row * p.width, pixels + (i64)least(2 * row + 1, p.height - 1) * p.width,
+          least(2 * column, p.width - 1), least(2 * column + 1, p.width - 1), place, column);
+  }
+#else
+  for (int y = 0; y < p.tall; ++y) {
+    const u32* from = pixels + (i64)least(y, p.height - 1) * p.width;
+    int* to = p.luma + (i64)y * p.wide;
+    EACH(x, p.width) to[x] = luminance(from[x]);
+    for (int x = p.width; x < p.wide; ++x) to[x] = to[p.width - 1];
+  }
+  for (int y = 0; y < p.small_tall; ++y) {
+    const int row = least(y, p.half_height - 1), start = y * p.small_wide;
+    const u32* upper = pixels + (i64)2 * row * p.width;
+    const u32* lower = pixels + (i64)least(2 * row + 1, p.height - 1) * p.width;
+    EACH(column, p.width / 2) halve(p, upper, lower, 2 * column, 2 * column + 1, start + column, column);
+    for (int column = p.width / 2; column < p.small_wide; ++column) {
+      halve(p, upper, lower, least(2 * column, p.width - 1), p.width - 1, start + column, column);
+    }
+  }
+#endif
+}
+
+// Chroma at twice the size, by libjpeg's triangle filter.
+FN int doubled(const Parts& p, const int* plane, int y, int x) {
   const int row = y / 2, column = x / 2;
-  if (width_half <= 2) return plane[row * wide + column];  // the library repeats what is as narrow as this
-  const int beside = within(row + (y % 2 ? 1 : -1), 0, height_half - 1);
-  const int next = within(column + (x % 2 ? 1 : -1), 0, width_half - 1);
-  const int here = 3 * plane[row * wide + column] + plane[beside * wide + column];
-  const int there = 3 * plane[row * wide + next] + plane[beside * wide + next];
+  if (p.half_width <= 2) return plane[row * p.small_wide + column];  // the library repeats what is as narrow as this
+  const int beside = within(row + (y % 2 ? 1 : -1), 0, p.half_height - 1);
+  const int next = within(column + (x % 2 ? 1 : -1), 0, p.half_width - 1);
+  const int here = 3 * plane[row * p.small_wide + column] + plane[beside * p.small_wide + column];
+  const int there = 3 * plane[row * p.small_wide + next] + plane[beside * p.small_wide + next];
   return (3 * here + there + (x % 2 ? 7 : 8)) >> 4;
+}
+
+FN u32 whole(const Parts& p, int y, int x) {
+  return to_rgb(p.luma[y * p.wide + x], doubled(p, p.blue, y, x), doubled(p, p.red, y, x));
+}
+
+#ifndef __CUDACC__
+// A row of chroma from the two rows nearest to it, with room for a column on either side.
+FN void between_rows(const Parts& p, const int* plane, int y, int* to) {
+  const int* near = plane + (i64)(y / 2) * p.small_wide;
+  const int* far = plane + (i64)within(y / 2 + (y % 2 ? 1 : -1), 0, p.half_height - 1) * p.small_wide;
+  EACH(x, p.half_width) to[1 + x] = 3 * near[x] + far[x];
+  to[0] = to[1];
+  to[p.half_width + 1] = to[p.half_width];
+}
+#endif
+
+STAGE void merge(const Parts& p, u32* pixels) {
+#ifdef __CUDACC__
+  EACH(place, p.height * p.width) pixels[place] = whole(p, place / p.width, place % p.width);
+#else
+  int* blue = p.red + (i64)p.small_tall * p.small_wide;  // a row of each, as `between_rows` makes it
+  int* red = blue + p.half_width + 2;
+  for (int y = 0; y < p.height; ++y) {
+    u32* to = pixels + (i64)y * p.width;
+    if (p.half_width <= 2) {
+      for (int x = 0; x < p.width; ++x) to[x] = whole(p, y, x);
+      continue;
+    }
+    between_rows(p, p.blue, y, blue);
+    between_rows(p, p.red, y, red);
+    const int* luma = p.luma + (i64)y * p.wide;
+    EACH(x, p.width / 2) {
+      to[2 * x] = to_rgb(luma[2 * x], (3 * blue[x + 1] + blue[x] + 8) >> 4, (3 * red[x + 1] + red[x] + 8) >> 4);
+      to[2 * x + 1] = to_rgb(luma[2 * x + 1], (3 * blue[x + 1] + blue[x + 2] + 7) >> 4,
+                             (3 * red[x + 1] + red[x + 2] + 7) >> 4);
+    }
+    if (p.width % 2) to[p.width - 1] = whole(p, y, p.width - 1);
+  }
+#endif
 }
 
 STAGE void jpeg(Canvas& c, int quality, const JpegTables& tables) {
   if (quality >= 100) return;
   quality = within(quality, 1, 100);
   const int scale = quality < 50 ? 5000 / quality : 200 - 2 * quality;
-  const int height = c.height, width = c.width;
-  const int wide = (width + 7) / 8 * 8, tall = (height + 7) / 8 * 8;
-  const int half_height = (height + 1) / 2, half_width = (width + 1) / 2;
-  const int small_wide = (width + 15) / 16 * 8, small_tall = (half_height + 7) / 8 * 8;
-  int* luma = (int*)c.planes;
-  int* chroma[2] = {luma + (i64)tall * wide, luma + (i64)tall * wide + (i64)small_tall * small_wide};
-  EACH(place, tall * wide) {
-    int parts[3];
-    to_ycc(c.now[(i64)least(place / wide, height - 1) * width + least(place % wide, width - 1)], parts);
-    luma[place] = parts[0];
-  }
-  EACH(place, small_tall * small_wide) {
-    // Below the image the last averages repeat; to its right the last column does, before it is averaged.
-    const int row = least(place / small_wide, half_height - 1), column = place % small_wide;
-    int sums[2] = {0, 0};
-    for (int number = 0; number < 4; ++number) {
-      int parts[3];
-      to_ycc(c.now[(i64)least(2 * row + number / 2, height - 1) * width + least(2 * column + number % 2, width - 1)], parts);
-      sums[0] += parts[1];
-      sums[1] += parts[2];
-    }
-    chroma[0][place] = (sums[0] + 1 + column % 2) >> 2;
-    chroma[1][place] = (sums[1] + 1 + column % 2) >> 2;
-  }
+  Parts p;
+  p.height = c.height, p.width = c.width;
+  p.half_height = (c.height + 1) / 2, p.half_width = (c.width + 1) / 2;
+  p.tall = (c.height + 7) / 8 * 8, p.wide = (c.width + 7) / 8 * 8;
+  p.small_tall = (p.half_height + 7) / 8 * 8, p.small_wide = (p.half_width + 7) / 8 * 8;
+  p.luma = (int*)c.planes;
+  p.blue = p.luma + (i64)p.tall * p.wide;
+  p.red = p.blue + (i64)p.small_tall * p.small_wide;
+  split(p, c.now);
   int forward[64];
   float steps[2][64];
   for (int place = 0; place < 64; ++place) {
@@ -1082,31 +1175,25 @@ STAGE void jpeg(Canvas& c, int quality, const JpegTables& tables) {
     steps[1][place] = (float)within((within(tables.chrominance[place], 0, 255) * scale + 50) / 100, 1, 255);
   }
   SYNC;
-  const int blocks = tall / 8 * (wide / 8), small_blocks = small_tall / 8 * (small_wide / 8);
+  const int across = p.wide / 8, small_across = p.small_wide / 8;
+  const int blocks = p.tall / 8 * across, small_blocks = p.small_tall / 8 * small_across;
 #ifdef __CUDACC__
   EACH(block, blocks + 2 * small_blocks) {
 #else
   for (int block = 0; block < blocks + 2 * small_blocks; ++block) {
 #endif
     if (block < blocks) {
-      round_trip(luma + (i64)(block / (wide / 8)) * 8 * wide + block % (wide / 8) * 8, wide, tables.matrix, forward,
+      round_trip(p.luma + (i64)(block / across) * 8 * p.wide + block % across * 8, p.wide, tables.matrix, forward,
                  steps[0]);
     } else {
       const int own = (block - blocks) % small_blocks;
-      round_trip(chroma[(block - blocks) / small_blocks] + (i64)(own / (small_wide / 8)) * 8 * small_wide
-                     + own % (small_wide / 8) * 8, small_wide, tables.matrix, forward, steps[1]);
+      int* plane = block - blocks < small_blocks ? p.blue : p.red;
+      round_trip(plane + (i64)(own / small_across) * 8 * p.small_wide + own % small_across * 8, p.small_wide,
+                 tables.matrix, forward, steps[1]);
     }
   }
   SYNC;
-  EACH(place, height * width) {
-    const int y = place / width, x = place % width;
-    const int base = luma[y * wide + x] + 128;
-    const int cb = doubled(chroma[0], small_wide, half_height, half_width, y, x);
-    const int cr = doubled(chroma[1], small_wide, half_height, half_width, y, x);
-    c.now[place] = join(within(base + ((fixed(1.402) * cr + 32768) >> 16), 0, 255),
-                        within(base + ((fixed(-0.34414) * cb + fixed(-0.71414) * cr + 32768) >> 16), 0, 255),
-                        within(base + ((fixed(1.772) * cb + 32768) >> 16), 0, 255));
-  }
+  merge(p, c.now);
   SYNC;
 }
 

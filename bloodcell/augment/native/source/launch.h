@@ -4,7 +4,7 @@
 
 #include "program.h"
 
-// All of `Shared` is in shared memory, and both images too where they fit; the rest is global memory of each block's own.
+// All of `Shared` is in shared memory, and both images too where they fit; the rest is each block's own global memory.
 struct Launch {
   i64 words;   // of global memory for each block, of 4 bytes
   i64 shared;  // bytes of shared memory for each block
@@ -36,7 +36,8 @@ BOTH Launch launch_of(const Program& p, bool planes, bool mixed, i64 most_shared
   launch.resident = both <= most_shared;
   launch.mixed = mixed;
   launch.shared = launch.resident ? both : own;
-  launch.words = (launch.resident ? 0 : 2 * area) + (mixed ? 4 * area : 0) + (planes ? plane_count(p.height, p.width) : 0);
+  launch.words = (launch.resident ? 0 : 2 * area) + (mixed ? 4 * area : 0);
+  if (planes) launch.words += plane_count(p.height, p.width);
   launch.words = (launch.words + kAligned - 1) / kAligned * kAligned;
   return launch;
 }

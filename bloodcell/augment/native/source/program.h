@@ -114,7 +114,8 @@ STAGE void add_chain(const Canvas& c, float* mixed, int chain, const float* weig
 }
 
 // Runs the chains of the mixture at `steps`, whose own steps end at `end`, and blends them with the image.
-STAGE void run_mixture(const Program& p, const Step* steps, const Step* end, i64 image, Canvas& c, const Buffers& buffers) {
+STAGE void run_mixture(const Program& p, const Step* steps, const Step* end, i64 image, Canvas& c,
+                       const Buffers& buffers) {
   const int chains = steps->style[0], passes = steps->style[1];
   const float* weights = row_of<float>(*steps, 0, image);
   const float share = *row_of<float>(*steps, 1, image);

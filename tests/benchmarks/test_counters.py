@@ -1,0 +1,43 @@
+"""Instructions and cache misses that are counted are those of the native op's calls."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import counters, run_cuda_op
+
+
+@pytest.mark.native  # builds the op's library, and valgrind is slow
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_counts_are_of_the_calls_and_plausible():
+    lines = counters.table(["hue"], 16)
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+    name, micros, instructions, _, accesses, misses, must, _ = (
+        cell.strip(" `").replace(",", "") for cell in lines[2].strip("|").split("|"))
+    assert name == "hue"
+    assert float(must) == 96 * 96 * 3 * (1 + 4) / 64
+    # With eight pixels to an instruction, a pixel's own work and its way in and out take a few dozen.
+    assert 9216 * 2 < float(instructions) < 9216 * 40
+    assert float(accesses) < float(instructions)
+    assert float(must) < float(misses) < float(accesses) / 2  # 2.2 MB of images and results are in no first-level cache
+    assert float(micros) > 1
+
+
+def test_a_missing_valgrind_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        counters.main(["hue"])
+    assert ended.value.code == "error: valgrind is not installed"
+    with pytest.raises(SystemExit):
+        counters.main(["sharpen"])
+    assert "unknown: sharpen" in capsys.readouterr().err
+
+
+def test_its_policies_are_those_of_the_gpus_runner_and_the_counted_process_needs_no_tensorflow():
+    assert set(counters.POLICIES) <= set(run_cuda_op.POLICIES)
+    done = subprocess.run([sys.executable, "-X", "importtime", "benchmarks/counters.py", "--help"], capture_output=True,
+                          text=True, check=True)
+    assert not re.search(r"\btensorflow\b", done.stderr)
