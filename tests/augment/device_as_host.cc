@@ -132,11 +132,11 @@ VISIBLE int bloodcell_apply(const i64* words, i64 word_count, const void* const*
   if (!wrong.empty()) return 1;
   const std::string how = way;
   if (how == "host") {
-    const size_t area = static_cast<size_t>(height * width);
-    std::vector<u32> images(3 * area);
+    const size_t area = static_cast<size_t>(height * width), size = static_cast<size_t>(image_words(height, width));
+    std::vector<u32> images(2 * size + area);
     std::vector<float> numbers(3 * area + static_cast<size_t>(plane_count(height, width)));
     Shared shared;
-    const Buffers buffers = {images.data(), images.data() + area, images.data() + 2 * area, numbers.data() + 3 * area,
+    const Buffers buffers = {images.data(), images.data() + size, images.data() + 2 * size, numbers.data() + 3 * area,
                              numbers.data(), &shared};
     for (i64 image = 0; image < batch; ++image) bloodcell_run_generic(&program, image, in, out, type, &buffers);
     return 0;

@@ -93,8 +93,8 @@ struct Shared {
   int separable;
 };
 
-// red, green, blue in bits 0-7, 8-15, 16-23 of `now`; a stage reads `now`, writes `next` and swaps them. `planes` holds
-// `plane_count(height, width)` numbers.
+// red, green, blue in bits 0-7, 8-15, 16-23 of `now`; a stage reads `now`, writes `next` and swaps them. Each has
+// `image_words(height, width)` words. `planes` holds `plane_count(height, width)` numbers.
 struct Canvas {
   int height, width;
   u32* now;
@@ -104,6 +104,10 @@ struct Canvas {
 };
 
 FN int pixel_count(const Canvas& c) { return c.height * c.width; }
+
+// A row and a pixel more than an image has: the neighbours of the last row and column, which count for nothing, are read
+// like any other.
+BOTH i64 image_words(i64 height, i64 width) { return (height + 1) * width + 1; }
 
 // The stages that need most: blur, a mirrored border about three channels beside three results, which is more than the
 // three fields and a row with its mirror images that elastic needs; jpeg, whole blocks.
@@ -202,11 +206,8 @@ FN float folded(float x, float size) {
   return size - (far < 0 ? -far : far) - 0.5f;
 }
 
-FN int beside(int width) { return width > 1 ? 1 : 0; }
-FN int below(int height, int width) { return height > 1 ? width : 0; }
-
-// Where a pixel comes from: the first of four neighbours (of an image that has as many: see beside and below), and what
-// part those to its right and below have. In the last column and row that part is all.
+// Where a pixel comes from: the first of four neighbours, and what part those to its right and below have. In the last
+// column and row that part is nothing.
 template <int fill, int nearest>
 FN void find(int height, int width, float x, float y, int& start, float& right, float& down, int& visible) {
   if (fill == kConstant) {
@@ -221,11 +222,7 @@ FN void find(int height, int width, float x, float y, int& start, float& right, 
   }
   x = within(x, 0.0f, (float)width - 1.0f);
   y = within(y, 0.0f, (float)height - 1.0f);
-  int x0 = (int)x, y0 = (int)y;
-  if (!nearest) {
-    x0 = least(x0, greatest(width - 2, 0));
-    y0 = least(y0, greatest(height - 2, 0));
-  }
+  const int x0 = (int)x, y0 = (int)y;
   start = y0 * width + x0;
   right = x - (float)x0;
   down = y - (float)y0;
@@ -250,8 +247,7 @@ FN u32 sampled(const u32* from, int height, int width, float x, float y, bool vi
   float right, down;
   find<fill, nearest>(height, width, x, y, start, right, down, shown);
   const u32* p = from + start;
-  const int next = beside(width), low = below(height, width);
-  const u32 pixel = nearest ? *p : between(p[0], p[next], p[low], p[low + next], right, down);
+  const u32 pixel = nearest ? *p : between(p[0], p[1], p[width], p[width + 1], right, down);
   return shown ? pixel : filled;
 }
 #else
@@ -276,10 +272,10 @@ FN void sample_strip(const u32* from, int height, int width, int count, u32 fill
     EACH(i, count) to[i] = (from[start[i]] & shown[i]) | (filled & ~shown[i]);
     return;
   }
-  const u32 *right_of = from + beside(width), *low = from + below(height, width), *right_of_low = low + beside(width);
+  const u32* low = from + width;
   EACH(i, count) {
     const int at = start[i];
-    const u32 pixel = between(from[at], right_of[at], low[at], right_of_low[at], right[i], down[i]);
+    const u32 pixel = between(from[at], from[at + 1], low[at], low[at + 1], right[i], down[i]);
     to[i] = (pixel & shown[i]) | (filled & ~shown[i]);
   }
 }

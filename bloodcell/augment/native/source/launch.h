@@ -16,11 +16,11 @@ static const i64 kAligned = 64;  // words: each block's memory starts on a line 
 
 #ifdef __CUDACC__
 FN Buffers buffers_of(const Program& p, const Launch& launch, unsigned long long* shared, u32* scratch) {
-  const i64 area = (i64)p.height * p.width;
+  const i64 area = (i64)p.height * p.width, image = image_words(p.height, p.width);
   u32* next = scratch + (i64)blockIdx.x * launch.words;
   u32* images = launch.resident ? (u32*)((Shared*)shared + 1) : next;
-  next += launch.resident ? 0 : 2 * area;
-  Buffers buffers = {images, images + area, next, nullptr, nullptr, (Shared*)shared};
+  next += launch.resident ? 0 : 2 * image;
+  Buffers buffers = {images, images + image, next, nullptr, nullptr, (Shared*)shared};
   next += launch.mixed ? area : 0;
   buffers.mixed = (float*)next;
   next += launch.mixed ? 3 * area : 0;
@@ -31,12 +31,13 @@ FN Buffers buffers_of(const Program& p, const Launch& launch, unsigned long long
 
 // most_shared: bytes that a block may have. planes, mixed: what policy.h's needs_of says.
 BOTH Launch launch_of(const Program& p, bool planes, bool mixed, i64 most_shared) {
-  const i64 area = (i64)p.height * p.width, own = (i64)sizeof(Shared), both = own + 2 * area * (i64)sizeof(u32);
+  const i64 area = (i64)p.height * p.width, images = 2 * image_words(p.height, p.width);
+  const i64 own = (i64)sizeof(Shared), both = own + images * (i64)sizeof(u32);
   Launch launch = {};
   launch.resident = both <= most_shared;
   launch.mixed = mixed;
   launch.shared = launch.resident ? both : own;
-  launch.words = (launch.resident ? 0 : 2 * area) + (mixed ? 4 * area : 0);
+  launch.words = (launch.resident ? 0 : images) + (mixed ? 4 * area : 0);
   if (planes) launch.words += plane_count(p.height, p.width);
   launch.words = (launch.words + kAligned - 1) / kAligned * kAligned;
   return launch;

@@ -156,7 +156,9 @@ FN const Step* end_of(const Step* step) {
 
 STAGE void load(Canvas& c, const u8* in) {
   u32* pixels = c.now;
-  EACH(place, pixel_count(c)) pixels[place] = join(in[3 * place], in[3 * place + 1], in[3 * place + 2]);
+  const int area = pixel_count(c);
+  EACH(place, area) pixels[place] = join(in[3 * place], in[3 * place + 1], in[3 * place + 2]);
+  EACH(place, c.width + 1) c.now[area + place] = c.next[area + place] = 0;
   SYNC;
 }
 

@@ -36,8 +36,9 @@ struct Arena {
   explicit Arena(const Program& program) {
     const size_t area = static_cast<size_t>(program.height) * static_cast<size_t>(program.width);
     const Needs needs = needs_of(program);
-    buffers.now = take(area);
-    buffers.next = take(area);
+    const size_t image = static_cast<size_t>(image_words(program.height, program.width));
+    buffers.now = take(image);
+    buffers.next = take(image);
     buffers.shared = &shared;
     if (needs.mixed) {
       buffers.image = take(area);
