@@ -40,15 +40,23 @@ SAMPLES, QUICK_SAMPLES, QUICK_SECONDS = 15, 3, 0.3
 
 def _hardware() -> dict[str, object]:
     import tensorflow as tf
-    model = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        model = names[0] if names else model
     gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
             for gpu in tf.config.list_physical_devices("GPU")]
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
+    return {"cpu": _processor(info.read_text(errors="replace") if info.exists() else ""),
+            "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
+
+
+def _processor(cpuinfo: str) -> str:
+    """Returns the processor's name with its generation and widest vectors, which a name may leave open."""
+    first = cpuinfo.split("\n\n", maxsplit=1)[0]
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    flags = said.get("flags", said.get("Features", "")).split()
+    vectors = [name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("sve", "SVE"), ("asimd", "NEON"))
+               if flag in flags]
+    more = [f"{key.removeprefix('cpu ')} {said[key]}" for key in ("cpu family", "model") if key in said] + vectors[:1]
+    name = said.get("model name") or platform.processor() or platform.machine()
+    return f"{name} ({', '.join(more)})" if more else name
 
 
 def _pattern(text: str) -> str:

@@ -17,13 +17,13 @@ STYLE = {
     "dali": ("#009E73", "^"), "albumentations": ("#CC79A7", "v"), "albumentations_all": ("#7A4988", "v"),
     "pillow": ("#555555", "P"),
     "plain": ("#999999", "X"), "torch": ("#CC79A7", "h"),
-    "memory": ("#D55E00", "s"), "device": ("#D55E00", "*"), "tfrecord": ("#D55E00", "o"), "repeated": ("#555555", "P"),
+    "memory": ("#D55E00", "s"), "device": ("#D55E00", "*"), "tfrecord": ("#D55E00", "o"), "tensors": ("#555555", "P"),
 }
 TITLES = {"ops": "One op at a time", "policies": "Whole policies", "input": "Feeding a training",
           "step": "Training on one batch again and again", "scaling": "Several replicas"}
 OURS = {"native": "bloodcell, native op", "xla": "bloodcell, compiled", "eager": "bloodcell, eager",
         "memory": "images in memory", "device": "images on the device",
-        "tfrecord": "TFRecords, streamed", "repeated": "one batch repeated"}
+        "tfrecord": "TFRecords, streamed", "tensors": "tensors, ready"}
 _INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
 _CLOSE = 1.5  # times, to the next marker in a row on a logarithmic axis, from which a figure has room
 Rates = Mapping[tuple[str, str], float]
@@ -191,7 +191,7 @@ def _input(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -> F
     if bars:
         _bars(_axes(figure, 0.62, below), [
             (case, rate, STYLE[name][0], f"{titles[name]}: {rate:,.0f}"
-             + (f" = {parts[case, name]:.1%} of one batch repeated" if (case, name) in parts else ""))
+             + (f" = {parts[case, name]:.1%} of tensors, ready" if (case, name) in parts else ""))
             for case, name, rate in bars])
     return figure
 

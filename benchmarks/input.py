@@ -5,14 +5,14 @@ Cases, in this order:
 - `pipeline`: images read, decoded and batched, augmented by nobody; ours and the peers that offer that.
 - `whole job`: what stands between a set and a network's input, augmentation included. The peers augment in their
   pipelines, image by image (`peers.feeds`), ours in the compiled program that the training step begins with.
-- `training`: one network's step, fed from our sides in turns, and one contestant more: the same step on one batch again
-  and again, a tensor already, so that nothing is left to feed.
+- `training`: one network's step, fed from our sides in turns, and one contestant more: the same step on the same
+  batches, tensors already, so that nothing is left to feed.
 
 Our sides feed the same images in the same order; they differ in `--cache` and in nothing else. Two networks are
 trained: the recipes', and the fastest there is, whose step leaves the least time for reading. Against the rate of each
-on its repeated batch, the demand, every source is held. What feeds at less than 100% of it slows that training; what
-feeds at more may still do so on a CPU, where both want the same cores, which the rows of `training` show. The demand is
-that of a step that augments, a little less than what a pipeline that augments for it would have to meet.
+on tensors, the demand, every source is held. What feeds at less than 100% of it slows that training; what feeds at more
+may still do so on a CPU, where both want the same cores, which the rows of `training` show. The demand is that of a
+step that augments, a little less than what a pipeline that augments for it would have to meet.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import progress, streaming, training
+from benchmarks import QUICK_NETWORK, progress, streaming, training
 from benchmarks.peers import feeds
 from benchmarks.peers.feeds import sources
 from benchmarks.timing import Contestant, race
@@ -41,13 +41,13 @@ QUICK_CELLS = 64  # rendered for them
 LARGE = 100_000  # of the set whose memory is compared with theirs
 MODELS = ("efficientnet_lite0", "mobilenet_v3_small")
 POLICY = "flip | rotate(180) | zoom(0.2) | randaugment(n=2, m=4)"
-PIPELINE_STEPS, TRAIN_STEPS = 100, 60  # batches of a run
-QUICK_STEPS = 8  # of any run, at most
+PIPELINE_STEPS, TRAIN_STEPS = 100, 30  # batches of a run
+QUICK_STEPS = 4  # of any run, at most
 PIPELINE, JOB, TRAIN = "pipeline", "whole job", "training"  # what the names of cases begin with
 JPEG, PNG, ARRAYS = "jpeg", "png", "arrays"
 SIDES = ("memory", "device", "tfrecord")
 QUICK_SIDES = ("memory", "tfrecord")  # one way to give the step its images: it compiles once
-REPEATED = "repeated"  # the contestant without input
+TENSORS = "tensors"  # the contestant without input
 PEAK = "peak memory"
 
 
@@ -108,7 +108,7 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
       quick: fewer images, shorter runs, one case of each kind, and no figures of memory.
 
     Returns:
-      `rows`, those of a training with their part of the rate of `REPEATED`; `demand`, what part of each training's
+      `rows`, those of a training with their part of the rate of `TENSORS`; `demand`, what part of each training's
       demand each source feeds; `streams`, what an epoch takes in memory, streamed, and streamed from ten times as many
       images; `peers` and `missing`, of the feeders, as the other suites have theirs; `batch`.
     """
@@ -127,13 +127,14 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
             f"{PIPELINE}, {PNG}": functools.partial(_feeding, PNG),
             f"{JOB}, {JPEG}": functools.partial(_whole_job, JPEG),
             f"{JOB}, {ARRAYS}": functools.partial(_whole_job, ARRAYS),
-            **{f"{TRAIN} {model}": functools.partial(_training, model) for model in MODELS}}
-        left_out = (f"{PIPELINE}, {PNG}", f"{JOB}, {ARRAYS}", f"{TRAIN} {MODELS[0]}") if quick else ()
+            **{f"{TRAIN} {model}": functools.partial(_training, model)
+               for model in ((QUICK_NETWORK,) if quick else MODELS)}}
+        left_out = (f"{PIPELINE}, {PNG}", f"{JOB}, {ARRAYS}") if quick else ()
         named = [case for case in cases if re.search(only, case) and case not in left_out]
         measures_memory = re.search(only, PEAK) and not quick
         for case in progress.each([*named, *([PEAK] if measures_memory else [])], tell):
             if case != PEAK:
-                rows += race("input", cases[case](case, sets), samples=samples, seconds=seconds, baseline=REPEATED,
+                rows += race("input", cases[case](case, sets), samples=samples, seconds=seconds, baseline=TENSORS,
                              tell=tell)
                 continue
             for count, cache in ((IMAGES, "memory"), (IMAGES, "none"), (LARGE, "none")):
@@ -146,10 +147,10 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
 def demand(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns, for each source and each training, `part` {median, q1, q3} of the training's demand that it feeds.
 
-    The demand is the rate of `REPEATED`. Sources and trainings were not timed in the same turns, so the quartiles are
+    The demand is the rate of `TENSORS`. Sources and trainings were not timed in the same turns, so the quartiles are
     the widest that theirs allow.
     """
-    wanted = {row["case"]: row["images_per_second"] for row in rows if row["implementation"] == REPEATED}
+    wanted = {row["case"]: row["images_per_second"] for row in rows if row["implementation"] == TENSORS}
     return [{"case": row["case"], "implementation": row["implementation"], "training": case.removeprefix(f"{TRAIN} "),
              "part": {name: round(row["images_per_second"][name] / rate[other], 3)
                       for name, other in (("median", "median"), ("q1", "q3"), ("q3", "q1"))}}
@@ -242,6 +243,6 @@ def _training(name: str, case: str, sets: _Sets) -> list[Contestant]:
         batches, steps = _first(pipelines[side], most)
         given = trained.runtime.distribute(batches, pipelines[side].resident)
         contestants.append(Contestant(case, side, steps * BATCH, train(given)))
-    batch = training.placed(pipelines["memory"].batch(0, 0), trained.runtime.strategy)
-    steps = min(most, pipelines["memory"].num_batches)
-    return [*contestants, Contestant(case, REPEATED, steps * BATCH, train([batch] * steps))]
+    batches, steps = _first(pipelines["memory"], most)
+    ready = [training.placed(batch, trained.runtime.strategy) for batch in batches]
+    return [*contestants, Contestant(case, TENSORS, steps * BATCH, train(ready))]

@@ -12,16 +12,12 @@ from benchmarks.timing import race
 from bloodcell import augment
 
 SECONDS = 1.0  # a contestant's timed runs of one op
+QUICK = ("flip", "brightness", "jpeg", "cutout")  # which most peers have; a quick `roofline` has one of each primitive
 
 
 def strength(name: str) -> float:
     """Returns an op's strength at `ours.LEVEL`, in the unit of its first parameter, for the peers."""
     return float(augment.REGISTRY[name].strength(tf.constant([ours.LEVEL]))[0])
-
-
-def one_of_each() -> list[str]:
-    """Returns the first op of each primitive."""
-    return list({op.primitive: name for name, op in reversed(augment.REGISTRY.items())}.values())[::-1]
 
 
 def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, only: str,
@@ -34,7 +30,7 @@ def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, 
       seconds: what they may take, together.
       only: a regular expression; the ops to run are those in whose names it occurs.
       tell: called with lines of progress.
-      quick: one op of each primitive, in a small batch.
+      quick: a few ops, in a small batch.
 
     Returns:
       `rows`; `strengths`, of each op, in the unit of its first parameter, for the peers; `batch`.
@@ -42,7 +38,7 @@ def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, 
     images = ours.cells(QUICK_BATCH if quick else BATCH)
     rows: list[dict[str, Any]] = []
     backends = ours.backends(tell)
-    names = [name for name in (one_of_each() if quick else augment.REGISTRY) if re.search(only, name)]
+    names = [name for name in (QUICK if quick else augment.REGISTRY) if re.search(only, name)]
     for name in progress.each(names, tell):
         contestants = ours.contestants(name, {by: ours.op_function(name, by) for by in backends}, images)
         for peer, implementation in present.items():

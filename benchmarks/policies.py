@@ -33,7 +33,7 @@ def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, 
       seconds: what they may take, together.
       only: a regular expression; the policies to run are those in whose names it occurs.
       tell: called with lines of progress.
-      quick: one policy in a small batch.
+      quick: one policy in a small batch, and no figures of memory.
 
     Returns:
       `rows`; `memory`, what each compiled policy needs besides its input and output at a batch of BATCH; `batch`;
@@ -49,9 +49,10 @@ def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, 
                         for case, (_, thing) in implementation.POLICIES.items() if case in known]
     rows = race("policies", contestants, samples=samples, seconds=seconds, tell=tell)
     found: list[dict[str, Any]] = []
-    tell("memory of the compiled policies, in a process of its own")
+    if not quick:
+        tell("memory of the compiled policies, in a process of its own")
     try:
-        found = memory.measure(known) if known else []
+        found = memory.measure(known) if known and not quick else []
     except RuntimeError as error:  # the rows, which took minutes, are worth more
         tell(str(error))
     scaled = [] if quick else threads.measure(

@@ -13,7 +13,7 @@ from bloodcell.errors import InputError
 from bloodcell.files import write_atomically
 
 OURS = {"native": "ours, native op", "xla": "ours, compiled", "eager": "ours, eager"}
-FEEDS = {"memory": "in memory", "device": "on the device", "tfrecord": "streamed", "repeated": "one batch repeated"}
+FEEDS = {"memory": "in memory", "device": "on the device", "tfrecord": "streamed", "tensors": "tensors, ready"}
 Result = dict[str, Any]
 
 
@@ -133,7 +133,7 @@ def _input(result: Result) -> list[str]:
     demand, streams = result.get("demand"), result.get("streams")
     return [_feeds(result), _faster(
         result, lambda case: ("memory", "device") if case.endswith("arrays") else ("tfrecord",)), *([
-        "What part of a training's demand, the rate on one batch repeated, each source feeds when nothing trains "
+        "What part of a training's demand, the rate on tensors, each source feeds when nothing trains "
         "beside it:", _demand(result)] if demand else []), *_left_out(result), *([
         "One epoch at a batch of 64 in a process of its own, with all that TensorFlow takes (file caches not counted):",
         _table(("images", "where", "peak memory, MiB", "reading all once, s", "one epoch, s"), [
@@ -174,7 +174,7 @@ def _rates(result: Result) -> str:
 
 
 def _feeds(result: Result) -> str:
-    """A row for each case, a column for each side; in a training, with its part of the rate of one batch repeated."""
+    """A row for each case, a column for each side; in a training, with its part of the rate on tensors."""
     found = {(row["case"], row["implementation"]): row for row in result["rows"]}
     titles = {**FEEDS, **{name: peer["title"] for name, peer in result["peers"].items()}}
     sides = [name for name in titles if any(name == each for _, each in found)]

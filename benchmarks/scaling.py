@@ -19,14 +19,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import progress, replicas
+from benchmarks import QUICK_NETWORK, progress, replicas
 from benchmarks.replicas import REDUCED, REDUCTION, UNREDUCED, Program, named
 from benchmarks.timing import race
 
 SECONDS = 10.0  # a contestant's timed runs
 COUNTS, QUICK_COUNTS = (1, 2, 4), (1, 2)
 NETWORKS = ("mobilenet_v3_small", "efficientnet_lite0")
-QUICK_NETWORKS = NETWORKS[:1]
 POLICY, QUICK_POLICY = "flip | rotate(180) | zoom(0.2)", ""  # quick to compile: each process does for each replica
 STEPS, QUICK_STEPS = 4, 2  # of a run
 PER_REPLICA, GLOBAL = 32, 64  # images, in weak and in strong scaling
@@ -58,7 +57,7 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
     steps = QUICK_STEPS if quick else STEPS
     rows: list[dict[str, Any]] = []
     devices: dict[str, str] = {}
-    cases = {f"{kind}, {network}": (kind, network) for network in (QUICK_NETWORKS if quick else NETWORKS)
+    cases = {f"{kind}, {network}": (kind, network) for network in ((QUICK_NETWORK,) if quick else NETWORKS)
              for kind in (KINDS[:1] if quick else KINDS)}
     for case in progress.each([case for case in cases if re.search(only, case)], tell):
         kind, network = cases[case]

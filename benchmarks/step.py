@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import SIDE, ours, progress, replicas, training
+from benchmarks import QUICK_NETWORK, SIDE, ours, progress, replicas, training
 from benchmarks.timing import Contestant, race
 
 SECONDS = 60.0  # a contestant's timed runs
@@ -35,7 +35,6 @@ SETTINGS: dict[str, dict[str, str]] = {  # of one network with the v2s policy
 }
 OF_SETTINGS = "mobilenet_v3_small"
 REPLICAS = (1, 2)  # of the same network and policy, the global batch being the same
-QUICK_NETWORKS = ("mobilenet_v3_small",)
 QUICK_STEPS = 3
 
 
@@ -59,7 +58,7 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
     policies = {name: POLICIES[name] for name in (list(POLICIES)[:2] if quick else POLICIES)}
     if "native" in ours.backends(tell):
         policies["v2s policy, native op"] = {"policy": training.V2S, "backend": "native"}
-    cases = {network: (network, policies) for network in (QUICK_NETWORKS if quick else STEPS)}
+    cases = {network: (network, policies) for network in ((QUICK_NETWORK,) if quick else STEPS)}
     of_replicas = f"{OF_SETTINGS}, v2s policy, replicas"
     if not quick:
         cases[f"{OF_SETTINGS}, v2s policy"] = (OF_SETTINGS, {
@@ -70,7 +69,7 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
             rows += _replicated(case, samples, seconds, tell)
             continue
         network, contestants = cases[case]
-        steps = min(STEPS[network], QUICK_STEPS) if quick else STEPS[network]
+        steps = QUICK_STEPS if quick else STEPS[network]
         ready = [_contestant(case, name, network, steps, given) for name, given in contestants.items()]
         rows += race("step", ready, samples=samples, seconds=seconds, baseline=next(iter(contestants)), tell=tell)
     return {"rows": rows, "batch": BATCH}

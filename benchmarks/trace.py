@@ -20,7 +20,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from benchmarks import SIDE, training
+from benchmarks import QUICK_NETWORK, SIDE, training
 from benchmarks.step import BATCH
 from benchmarks.timing import Contestant, race
 from bloodcell import augment
@@ -92,7 +92,7 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str, 
       seconds: what they may take, together.
       only: a regular expression; nothing runs where it does not occur in the network's name.
       tell: called with lines of progress.
-      quick: shorter runs.
+      quick: another network, and shorter runs.
 
     Returns:
       `rows`; `trace`, the milliseconds {median, q1, q3} a step of `augment` in the trace, of the policy alone, and of
@@ -100,15 +100,17 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str, 
     """
     del present
     steps = QUICK_STEPS if quick else STEPS
-    if not re.search(only, NETWORK):
+    network = QUICK_NETWORK if quick else NETWORK
+    if not re.search(only, network):
         return {"rows": [], "trace": [], "batch": BATCH}
     with tempfile.TemporaryDirectory() as folder:
-        rows = race("trace", _contestants(pathlib.Path(folder), steps), samples=samples, seconds=seconds, tell=tell)
+        contestants = _contestants(network, pathlib.Path(folder), steps)
+        rows = race("trace", contestants, samples=samples, seconds=seconds, tell=tell)
         traced = read(pathlib.Path(folder))
     rates = {row["implementation"]: row["images_per_second"] for row in rows}
     alone, plain, augmented = rates[ALONE], rates[PLAIN], rates[POLICY]
     found = {
-        "case": NETWORK, "policy": POLICY, "steps": len(traced["step"]),
+        "case": network, "policy": POLICY, "steps": len(traced["step"]),
         "trace_ms": _quartiles(np.multiply(traced["augment"], 1e3)),
         "part_of_step": _quartiles(np.divide(traced["augment"], traced["step"])),
         "alone_ms": {name: round(1e3 * BATCH / alone[of], 4) for name, of in _OF_RATE.items()},
@@ -123,13 +125,13 @@ def _quartiles(values: np.ndarray) -> dict[str, float]:
     return {"median": median, "q1": q1, "q3": q3}
 
 
-def _contestants(folder: pathlib.Path, steps: int) -> list[Contestant]:
+def _contestants(network: str, folder: pathlib.Path, steps: int) -> list[Contestant]:
     """Returns who takes turns; whoever is traced writes a folder in each turn, and its rate is that of the writing."""
     classes = len(demo.CLASS_NAMES)
     pixels, labels = demo.render(BATCH, seed=0, size=SIDE)
     given = {"image": tf.constant(pixels), "label": tf.constant(labels, tf.int64),
              "id": tf.range(BATCH, dtype=tf.int64), "weight": tf.ones(BATCH)}
-    plain, augmented = (training.build(NETWORK, policy=policy, classes=classes) for policy in ("", training.V2S))
+    plain, augmented = (training.build(network, policy=policy, classes=classes) for policy in ("", training.V2S))
     batches = [training.placed(given, augmented.runtime.strategy)] * steps
     policy = step.inputs(augment.parse(training.V2S), augmented.runtime, 0, num_classes=classes)
 
@@ -151,4 +153,4 @@ def _contestants(folder: pathlib.Path, steps: int) -> list[Contestant]:
 
     runs: dict[str, Callable[[int], None]] = {
         PLAIN: train(plain), POLICY: train(augmented), ALONE: alone, TRACED: traced}
-    return [Contestant(NETWORK, name, steps * BATCH, each) for name, each in runs.items()]
+    return [Contestant(network, name, steps * BATCH, each) for name, each in runs.items()]

@@ -8,7 +8,7 @@ RANDAUGMENT, V2S = "randaugment(2, 9)", "v2s"
 OVER_DALI, OVER_KERAS, V2S_OVER_KERAS = 1.5, 10.0, 5.0  # times as fast
 COMPILE_SECONDS = 20.0
 MEMORY_BATCHES = 8.0  # of float32
-FED = 0.98  # of the rate with one batch repeated, for which nothing is read
+FED = 0.98  # of the rate on tensors, for which nothing is read
 SOURCES = {"memory": "from memory", "device": "from the device", "tfrecord": "from streamed TFRecords"}
 STEP, STEP_POLICY, STEP_NATIVE = "efficientnet_v2_s", "v2s policy", "v2s policy, native op"
 AUGMENTED, AUGMENTED_NATIVE, AUGMENTED_ON_GPU = 0.10, 0.03, 0.02  # what a policy may take of a step
@@ -125,11 +125,11 @@ def _memory(memory: Sequence[Mapping[str, Any]]) -> Verdict:
 
 
 def _fed(rows: Sequence[Mapping[str, Any]], side: str, title: str) -> Verdict:
-    goal = f"training {title} at {FED:.0%} of the rate with one batch repeated, or more"
+    goal = f"training {title} at {FED:.0%} of the rate on tensors, or more"
     parts = {row["case"]: row["part_of_baseline"] for row in rows
              if (row["suite"], row["implementation"]) == ("input", side) and "part_of_baseline" in row}
     if not parts:
-        return Verdict(goal, None, "no row of training beside one batch repeated in `input`")
+        return Verdict(goal, None, "no row of training on tensors in `input`")
     return Verdict(goal, all(part["median"] >= FED for part in parts.values()), ", ".join(
         f"{case}: {part['median']:.1%} (quartiles {part['q1']:.1%} to {part['q3']:.1%})"
         for case, part in parts.items()))

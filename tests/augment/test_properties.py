@@ -29,7 +29,7 @@ IDS = tf.constant([0, 1, -5, 2**40, 77], tf.int64)
 
 def _line_refusing(text):
     """Returns the error's line, or None where the policy was read; whatever else happens fails the test."""
-    before = time.process_time()
+    before = time.thread_time()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -37,7 +37,7 @@ def _line_refusing(text):
             line = None
         except InputError as error:
             line = str(error)
-    assert time.process_time() - before < 1
+    assert time.thread_time() - before < 1
     if line is not None:
         assert line.startswith("augment: ")
         assert line.isprintable(), "one line that any terminal can show"

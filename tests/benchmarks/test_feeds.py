@@ -105,12 +105,12 @@ def test_a_peer_that_is_not_installed_is_named_and_left_out(monkeypatch):
     assert [bool(each["version"]) for each in feeds.about(present).values()] == [False, True]
 
 
-def test_demand_is_the_rate_of_the_repeated_batch():
+def test_demand_is_the_rate_of_the_batches_that_are_tensors():
     def row(case, name, median, q1, q3):
         return {"case": case, "implementation": name, "images_per_second": {"median": median, "q1": q1, "q3": q3}}
 
     rows = [row("pipeline, jpeg", "memory", 500.0, 450.0, 600.0), row("training a", "memory", 99.0, 98.0, 100.0),
-            row("training a", "repeated", 100.0, 90.0, 125.0)]
+            row("training a", "tensors", 100.0, 90.0, 125.0)]
     assert feeding.demand(rows) == [{"case": "pipeline, jpeg", "implementation": "memory", "training": "a",
                                      "part": {"median": 5.0, "q1": 3.6, "q3": 6.667}}]
     assert feeding.demand(rows[:1]) == []

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import platform
 import time
 import types
 from typing import Any
@@ -100,7 +101,7 @@ def test_input_feeds_a_training_from_every_side_and_measures_memory(few, tmp_pat
     # what takes long is left out: the step, and two of three processes that import TensorFlow
     def training_without_a_step(network, case, sets):
         sides = feeding._feeding("jpeg", case, sets)[:3]
-        return [*sides, dataclasses.replace(sides[0], implementation="repeated")]
+        return [*sides, dataclasses.replace(sides[0], implementation="tensors")]
 
     monkeypatch.setattr(feeding, "_training", training_without_a_step)
     measure = streaming.measure
@@ -114,7 +115,7 @@ def test_input_feeds_a_training_from_every_side_and_measures_memory(few, tmp_pat
         ("whole job, jpeg", "tfrecord"), ("whole job, jpeg", "plain"),
         *(("whole job, arrays", side) for side in ("memory", "device", "plain")),
         *((case, side) for case in ("training efficientnet_lite0", "training mobilenet_v3_small")
-          for side in ("memory", "device", "tfrecord", "repeated"))]
+          for side in ("memory", "device", "tfrecord", "tensors"))]
     assert len(result["demand"]) == 2 * 13
     assert list(result["missing"]) == ["absent"]
     assert result["peers"]["plain"]["version"] == tf.__version__
@@ -123,7 +124,7 @@ def test_input_feeds_a_training_from_every_side_and_measures_memory(few, tmp_pat
     assert all(100 < each["peak_mib"] < 100_000 for each in result["streams"])
     page = (tmp_path / "results" / "README.md").read_text()
     assert "| images | where | peak memory, MiB |" in page
-    assert "| case | in memory | on the device | streamed | one batch repeated | tf.data, no augmentation |" in page
+    assert "| case | in memory | on the device | streamed | tensors, ready | tf.data, no augmentation |" in page
     assert "| `training efficientnet_lite0` |" in page
     assert "| case | from | `efficientnet_lite0` | `mobilenet_v3_small` |" in page
     assert (tmp_path / "results" / "input.png").read_bytes().startswith(b"\x89PNG")
@@ -150,7 +151,7 @@ def test_training_takes_the_same_images_from_every_side_and_traces_its_step_twic
     monkeypatch.setattr(step, "train_step", train_step)
     sets = feeding._Sets(tmp_path, images=16, cells=0, present={}, steps=9, tell=print)
     contestants = {each.implementation: each for each in feeding._training("cnn", "training cnn", sets)}
-    assert list(contestants) == ["memory", "device", "tfrecord", "repeated"]
+    assert list(contestants) == ["memory", "device", "tfrecord", "tensors"]
     images = {}
     for turn in range(3):
         for name, contestant in contestants.items():
@@ -162,29 +163,41 @@ def test_training_takes_the_same_images_from_every_side_and_traces_its_step_twic
     assert steps[0].experimental_get_tracing_count() == 2  # with images, and with their positions: all of it at first
     np.testing.assert_array_equal(images["device"], images["memory"])
     np.testing.assert_array_equal(images["tfrecord"], images["memory"])
-    np.testing.assert_array_equal(images["repeated"], [images["memory"][0]] * 2)
+    np.testing.assert_array_equal(images["tensors"], images["memory"])
     assert not np.array_equal(*images["memory"])
     assert all(isinstance(value, tf.Tensor) for value in taken[0].values())
 
 
-def test_page_compares_trainings_with_one_batch_repeated_and_draws_what_there_is(tmp_path):
+def test_page_compares_trainings_with_tensors_and_draws_what_there_is(tmp_path):
     whole = _result("input", [("pipeline, png", "memory", 9000.0), ("pipeline, png", "device", 90000.0),
                               ("training, png", "memory", 99.0), ("training, png", "device", 50.0),
-                              ("training, png", "repeated", 100.0)])
+                              ("training, png", "tensors", 100.0)])
     whole["rows"][2]["part_of_baseline"] = {"median": 0.985, "q1": 0.98, "q3": 0.99}
     old = _result("input", [("pipeline, png", "memory", 9000.0), ("training, png", "memory", 99.0)])
-    only = _result("input", [("training, png", "repeated", 100.0)])
+    only = _result("input", [("training, png", "tensors", 100.0)])
     for name, result in (("whole", whole), ("old", old), ("only", only)):
         report.write_json(tmp_path / name / "input.json", result)
         command.main(["report", f"--results={tmp_path / name}"])
         assert (tmp_path / name / "input.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "whole" / "README.md").read_text()
-    assert "| case | in memory | on the device | one batch repeated |" in page
+    assert "| case | in memory | on the device | tensors, ready |" in page
     assert "| `pipeline, png` | 9,000 | 90,000 |  |" in page
     assert "| `training, png` | 99 (98.5%) | 50 | 100 |" in page
     old_page = (tmp_path / "old" / "README.md").read_text()
     assert "| `training, png` | 99 |" in old_page
-    assert "| training from memory at 98% of the rate with one batch repeated, or more | not judged |" in old_page
+    assert "| training from memory at 98% of the rate on tensors, or more | not judged |" in old_page
+
+
+@pytest.mark.parametrize(("lines", "name"), [
+    (["cpu family\t: 25", "model\t\t: 17", "model name\t: AMD EPYC", "flags\t\t: fma avx2 avx512f"],
+     "AMD EPYC (family 25, model 17, AVX-512)"),
+    (["cpu family\t: 25", "model\t\t: 1", "model name\t: AMD EPYC", "flags\t\t: fma avx2"],
+     "AMD EPYC (family 25, model 1, AVX2)"),
+    (["BogoMIPS\t: 50.00", "Features\t: fp asimd"], f"{platform.processor() or platform.machine()} (NEON)"),
+    ([], platform.processor() or platform.machine()),
+])
+def test_a_processor_is_named_with_what_its_name_leaves_open(lines, name):
+    assert command._processor("\n".join(lines) + "\n\nprocessor\t: 1\n") == name
 
 
 def test_variations_of_rendered_cells_are_all_different():

@@ -53,15 +53,15 @@ def test_memory_is_that_of_the_hungriest_policy():
 @pytest.mark.parametrize(("part", "word"), [(0.98, "met"), (0.979, "NOT met")])
 def test_training_may_lose_two_per_cent_to_its_input_wherever_that_lies(side, title, part, word):
     fed = {**_row("input", "training lite0", side, 90.0), "part_of_baseline": {"median": part, "q1": 0.97, "q3": 1.0}}
-    found = _judge([fed, _row("input", "training lite0", "repeated", 100.0),
+    found = _judge([fed, _row("input", "training lite0", "tensors", 100.0),
                     _row("input", "pipeline, jpeg", side, 9.0)])
-    verdict = found.pop(f"training {title} at 98% of the rate with one batch repeated, or more")
+    verdict = found.pop(f"training {title} at 98% of the rate on tensors, or more")
     assert (verdict.word(), verdict.figures) == (
         word, f"training lite0: {part:.1%} (quartiles 97.0% to 100.0%)")
     assert {other.word() for other in found.values()} == {"not judged"}
 
 
-def test_results_from_before_the_repeated_batch_are_not_judged():
+def test_results_from_before_the_batches_that_are_tensors_are_not_judged():
     found = _judge([_row("input", "training lite0", "memory", 99.0), _row("input", "training lite0", "tfrecord", 99.0)])
     assert {verdict.word() for goal, verdict in found.items() if goal.startswith("training")} == {"not judged"}
 

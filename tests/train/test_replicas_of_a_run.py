@@ -35,8 +35,8 @@ PATIENCE = 800  # seconds; a process that takes longer hangs
 # rounded to the compute type before they are summed: to 8 bits of mantissa in bfloat16, to 11 in float16.
 TOLERANCES = {"float32": {"rel": 2e-6, "flips": 0}, "mixed_bfloat16": {"rel": 2**-8, "flips": 1},
               "mixed_float16": {"rel": 2**-11, "flips": 1}}
-SHARED = [("float32", "off", 4), ("float32", "augment", 2), ("float32", "step", 2), ("mixed_bfloat16", "augment", 4),
-          ("mixed_bfloat16", "step", 2), ("mixed_float16", "off", 2), ("mixed_float16", "step", 4)]
+SHARED = [("float32", "off", 4), ("float32", "step", 2), ("mixed_bfloat16", "augment", 4),
+          ("mixed_bfloat16", "step", 2), ("mixed_float16", "step", 4)]
 CHAIN = [(1, 2), (2, 3), (4, 3), (1, None)]  # replicas, and the steps until a signal: the second of each epoch's three
 OVERFLOW = 4  # the step before which the loss scale becomes too large for float16, of the second epoch
 
