@@ -7,11 +7,13 @@ XLA fuses an elementwise producer into every consumer and computes it again for 
 always materialised, so the chunk loop below is also what keeps a stage from being computed three times.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-CHUNK = 16  # images a trip: about 0.6 MB of 96x96 pixels, which stays in a core's second-level cache
+CHUNK = 16  # images a trip, at most
+CHUNK_VALUES = CHUNK * 96 * 96  # of larger images fewer: about 0.6 MB, which stays in a core's second-level cache
 
 
 def pack(images: tf.Tensor) -> tf.Tensor:
@@ -72,7 +74,7 @@ def update_where(rows: tf.Tensor, active: tf.Tensor, compute: Callable[..., tf.T
     """
     if rows.shape[0] == 0:
         return rows
-    chunk, known = _chunk_size(rows.shape[0]), rows.shape[0] is not None
+    chunk, known = _chunk_size(rows.shape[0], [rows, *inputs]), rows.shape[0] is not None
     all_rows = rows if known else _at_least(rows, chunk)
     given = [(tensor is rows, tensor if known else _at_least(tensor, chunk)) for tensor in inputs]
     active = active if known else tf.concat([active, tf.zeros([tf.shape(all_rows)[0] - tf.shape(rows)[0]], tf.bool)], 0)
@@ -100,8 +102,11 @@ def _at_least(rows: tf.Tensor, least: int) -> tf.Tensor:
     return tf.concat([rows, tf.repeat(rows[:1], tf.maximum(least - tf.shape(rows)[0], 0), axis=0)], axis=0)
 
 
-def _chunk_size(batch: int | None) -> int:
-    # A GPU wants one wide launch; on a CPU a chunk should stay in cache.
-    if batch is not None and (batch < CHUNK or tf.config.list_logical_devices("GPU")):
+def _chunk_size(batch: int | None, tensors: Sequence[tf.Tensor]) -> int:
+    # A GPU wants one wide launch; on a CPU a chunk should stay in cache, whatever the size of the images.
+    largest = max(math.prod(tensor.shape[1:]) for tensor in tensors)
+    fitting = min(max(CHUNK_VALUES // max(largest, 1), 1), CHUNK)
+    chunk = 2 ** (fitting.bit_length() - 1)  # divides the usual batches, so that no trip goes half empty
+    if batch is not None and (batch < chunk or tf.config.list_logical_devices("GPU")):
         return max(batch, 1)
-    return CHUNK
+    return chunk

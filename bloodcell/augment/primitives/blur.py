@@ -4,10 +4,13 @@ Beyond its border an image goes on as its mirror image (d c b a | a b c d | d c 
 cosines of the DCT-II continue in just this way, so each of them passes through a symmetric kernel multiplied by one
 number (Martucci, "Symmetric convolution and the discrete sine and cosine transforms", 1994): a blur is a DCT, a
 product and a DCT back, and each transform is a matrix product with a matrix that all images share.
+
+A pixel's part of such a product grows with the side, so a large image is cut into tiles (overlap-save): each takes in
+RADIUS pixels more on every side, where its own mirror image is not the image's, and loses them again.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +20,12 @@ from bloodcell.augment import pixels
 RADIUS = 12  # pixels that a kernel reaches from its centre, at most
 DISTANCE = np.arange(RADIUS + 1, dtype=np.float32)  # the rows and the columns of a quadrant
 TIMES = np.minimum(DISTANCE + 1, 2)  # how often a quadrant's row, or column, stands in the whole kernel
+WHOLE = 256  # pixels: the largest side of an image that is not cut
+TILE = 72  # pixels: the side of a tile, at most
 MIDDLE = 128.0  # grey levels; small numbers lose less where a GPU multiplies with 10-bit mantissas
+
+
+Fields = TypeVar("Fields", bound=tuple[Any, ...])
 
 
 class Blur(NamedTuple):
@@ -31,10 +39,44 @@ class Blur(NamedTuple):
 
 def apply(packed: tf.Tensor, blur: Blur) -> tf.Tensor:
     """Blurs packed images int32 [B, H, W]; results are rounded to whole grey levels."""
+    return by_tiles(packed, blur, _apply)
+
+
+def _apply(packed: tf.Tensor, blur: Blur) -> tf.Tensor:
     height, width = packed.shape[1], packed.shape[2]
     passed = transform(packed) * response(blur.quadrant, (height, width), np.cos)
     columns = tf.einsum("bcfg,fy->bcyg", passed, basis(height, np.cos))
     return from_middle(tf.einsum("bcyg,gx->bcyx", columns, basis(width, np.cos)))
+
+
+def by_tiles(packed: tf.Tensor, fields: Fields, whole: Callable[[tf.Tensor, Fields], tf.Tensor]) -> tf.Tensor:
+    """Filters packed images int32 [B, H, W], at a cost a pixel that does not grow with a large image's side.
+
+    Args:
+      packed: the images.
+      fields: a tuple of tensors [B, ...]: each image's kernel, which reaches no further than RADIUS.
+      whole: filters images of any size, mirrored beyond their border.
+    """
+    size = height, width = packed.shape[1], packed.shape[2]
+    if max(size) <= WHOLE:
+        return whole(packed, fields)
+    (tall, rows), (wide, columns) = (_windows(side) for side in size)
+    down, across = len(rows) // tall, len(columns) // wide
+    tiles = tf.reshape(tf.gather(tf.gather(packed, rows, axis=1), columns, axis=2), [-1, down, tall, across, wide])
+    tiles = tf.reshape(tf.transpose(tiles, [0, 1, 3, 2, 4]), [-1, tall, wide])
+    each = type(fields)(*(tf.repeat(field, down * across, axis=0) for field in fields))
+    filtered = whole(tiles, each)[:, RADIUS:-RADIUS, RADIUS:-RADIUS]
+    tall, wide = tall - 2 * RADIUS, wide - 2 * RADIUS
+    image = tf.transpose(tf.reshape(filtered, [-1, down, across, tall, wide]), [0, 1, 3, 2, 4])
+    return tf.reshape(image, [-1, down * tall, across * wide])[:, :height, :width]
+
+
+def _windows(side: int) -> tuple[int, np.ndarray]:
+    """Returns the length of a window, and the pixels of one window after another, of a mirrored axis."""
+    number = -(-side // TILE)
+    own = -(-side // number)
+    places = (np.arange(number)[:, np.newaxis] * own + np.arange(-RADIUS, own + RADIUS)).reshape(-1) % (2 * side)
+    return own + 2 * RADIUS, np.minimum(places, 2 * side - 1 - places)
 
 
 def transform(packed: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bloodcell.augment.primitives.blur import basis, from_middle, response, transform
+from bloodcell.augment.primitives.blur import basis, by_tiles, from_middle, response, transform
 
 
 class Streak(NamedTuple):
@@ -25,6 +25,10 @@ class Streak(NamedTuple):
 
 def apply(packed: tf.Tensor, streak: Streak) -> tf.Tensor:
     """Filters packed images int32 [B, H, W], mirrored beyond the border; results are rounded to whole grey levels."""
+    return by_tiles(packed, streak, _apply)
+
+
+def _apply(packed: tf.Tensor, streak: Streak) -> tf.Tensor:
     size = height, width = packed.shape[1], packed.shape[2]
     spectrum = transform(packed)
     cosines, sines = (
