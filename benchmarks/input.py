@@ -42,7 +42,7 @@ LARGE = 100_000  # of the set whose memory is compared with theirs
 MODELS = ("efficientnet_lite0", "mobilenet_v3_small")
 POLICY = "flip | rotate(180) | zoom(0.2) | randaugment(n=2, m=4)"
 PIPELINE_STEPS, TRAIN_STEPS = 100, 30  # batches of a run
-QUICK_STEPS = 4  # of any run, at most
+QUICK_STEPS = 2  # of any run, at most
 PIPELINE, JOB, TRAIN = "pipeline", "whole job", "training"  # what the names of cases begin with
 JPEG, PNG, ARRAYS = "jpeg", "png", "arrays"
 SIDES = ("memory", "device", "tfrecord")

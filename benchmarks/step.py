@@ -35,7 +35,7 @@ SETTINGS: dict[str, dict[str, str]] = {  # of one network with the v2s policy
 }
 OF_SETTINGS = "mobilenet_v3_small"
 REPLICAS = (1, 2)  # of the same network and policy, the global batch being the same
-QUICK_STEPS = 3
+QUICK_STEPS = 1
 
 
 def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,

@@ -31,7 +31,7 @@ from bloodcell.train.profiler import Profiler
 
 SECONDS = 30.0  # a contestant's timed runs
 NETWORK = "mobilenet_v3_small"  # the fastest: a policy takes the largest part of its step
-STEPS, QUICK_STEPS = 8, 3  # of a run
+STEPS, QUICK_STEPS = 8, 2  # of a run
 PLAIN, POLICY, ALONE, TRACED = "none", "v2s policy", "the policy alone", "v2s policy, traced"
 PLANE = "/device:CUSTOM:parts of a step"
 _OF_RATE = {"median": "median", "q1": "q3", "q3": "q1"}  # which quartile of a rate gives which of its time
