@@ -13,7 +13,8 @@ from bloodcell.errors import InputError
 from bloodcell.files import write_atomically
 
 OURS = {"native": "ours, native op", "xla": "ours, compiled", "eager": "ours, eager"}
-FEEDS = {"memory": "in memory", "device": "on the device", "tfrecord": "streamed", "tensors": "tensors, ready"}
+FEEDS = {"memory": "in memory", "device": "on the device", "tfrecord": "streamed", "tensors": "tensors, ready",
+         "repeated": "one batch repeated"}  # which is in older results
 Result = dict[str, Any]
 
 

@@ -126,8 +126,10 @@ def _memory(memory: Sequence[Mapping[str, Any]]) -> Verdict:
 
 def _fed(rows: Sequence[Mapping[str, Any]], side: str, title: str) -> Verdict:
     goal = f"training {title} at {FED:.0%} of the rate on tensors, or more"
+    beside = {row["case"] for row in rows if (row["suite"], row["implementation"]) == ("input", "tensors")}
     parts = {row["case"]: row["part_of_baseline"] for row in rows
-             if (row["suite"], row["implementation"]) == ("input", side) and "part_of_baseline" in row}
+             if (row["suite"], row["implementation"]) == ("input", side) and row["case"] in beside
+             and "part_of_baseline" in row}
     if not parts:
         return Verdict(goal, None, "no row of training on tensors in `input`")
     return Verdict(goal, all(part["median"] >= FED for part in parts.values()), ", ".join(

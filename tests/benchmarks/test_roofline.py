@@ -2,6 +2,9 @@
 
 import json
 import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ import tensorflow as tf
 
 from benchmarks import bandwidth, charts_roofline, growth, ours, page_roofline, roofline, timing
 from bloodcell import augment
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("side", "dtype", "moved"), [
@@ -138,7 +143,36 @@ def test_a_case_computes_what_the_op_gives_and_waits_once_for_all_its_batches(mo
         np.testing.assert_array_equal(result, expected)
 
 
+def test_memory_that_is_kept_costs_no_faults():
+    """In a process of its own, as it holds for the rest of it."""
+    program = """if True:
+        import resource, sys
+        import numpy as np
+        from benchmarks import roofline
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(4):
+                np.full(2**26, 1, np.uint8)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        given = faults()
+        kept = roofline.keep_memory()
+        np.full(2**26, 1, np.uint8)
+        print(kept, given, faults())
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    kept, given, left = done.stdout.split()
+    if kept == "False":
+        pytest.skip("another C library than glibc")
+    assert int(left) < 0.1 * int(given)
+
+
+def test_a_c_library_that_cannot_keep_memory_is_no_error(monkeypatch):
+    monkeypatch.setattr(roofline.ctypes, "CDLL", lambda name: object())
+    assert not roofline.keep_memory()
+
+
 def _quick(monkeypatch):
+    monkeypatch.setattr(roofline, "keep_memory", lambda: True)
     monkeypatch.setattr(roofline, "BATCH", 8)
     monkeypatch.setattr(roofline, "BATCH_OF_SIDES", 4)
     monkeypatch.setattr(roofline, "QUICK", "mask: cutout")

@@ -61,6 +61,12 @@ def test_training_may_lose_two_per_cent_to_its_input_wherever_that_lies(side, ti
     assert {other.word() for other in found.values()} == {"not judged"}
 
 
+def test_results_beside_one_batch_repeated_are_not_judged():
+    fed = {**_row("input", "training lite0", "memory", 90.0), "part_of_baseline": {"median": 1, "q1": 1, "q3": 1}}
+    found = _judge([fed, _row("input", "training lite0", "repeated", 100.0)])
+    assert {verdict.word() for goal, verdict in found.items() if goal.startswith("training")} == {"not judged"}
+
+
 def test_results_from_before_the_batches_that_are_tensors_are_not_judged():
     found = _judge([_row("input", "training lite0", "memory", 99.0), _row("input", "training lite0", "tfrecord", 99.0)])
     assert {verdict.word() for goal, verdict in found.items() if goal.startswith("training")} == {"not judged"}
