@@ -107,10 +107,10 @@ def launch(program: Program, most_shared: int) -> Launch:
     """Returns what memory a block of the kernel gets; most_shared: bytes of shared memory that one may have."""
     codes = {program.steps[number].code for number in range(program.count)}
     height, width = program.height, program.width
-    area = height * width
-    both = ctypes.sizeof(Shared) + 8 * area
+    area, images = height * width, 2 * ((height + 1) * width + 1)
+    both = ctypes.sizeof(Shared) + 4 * images
     resident, mixed = both <= most_shared, _MIXTURE in codes
-    words = (0 if resident else 2 * area) + (4 * area if mixed else 0)
+    words = (0 if resident else images) + (4 * area if mixed else 0)
     if codes & set(_PLANES):
         bordered = (height + 2 * _RADIUS) * (width + 2 * _RADIUS) * 3 + 3 * area
         words += max(bordered, 2 * -(-height // 16) * -(-width // 16) * 256)
