@@ -49,12 +49,12 @@ def run(present: Mapping[str, Implementation], *, samples: int, seconds: float, 
                         for case, (_, thing) in implementation.POLICIES.items() if case in known]
     rows = race("policies", contestants, samples=samples, seconds=seconds, tell=tell)
     found: list[dict[str, Any]] = []
-    if not quick:
+    if known and not quick:
         tell("memory of the compiled policies, in a process of its own")
-    try:
-        found = memory.measure(known) if known and not quick else []
-    except RuntimeError as error:  # the rows, which took minutes, are worth more
-        tell(str(error))
+        try:
+            found = memory.measure(known)
+        except RuntimeError as error:  # the rows, which took minutes, are worth more
+            tell(str(error))
     scaled = [] if quick else threads.measure(
         {case: text for case, text in known.items() if case in SCALED}, samples=samples, seconds=seconds, tell=tell)
     return {"rows": rows, "memory": found, "batch": len(images), "threads": scaled}
