@@ -41,7 +41,8 @@ QUICK_CELLS = 64  # rendered for them
 LARGE = 100_000  # of the set whose memory is compared with theirs
 MODELS = ("efficientnet_lite0", "mobilenet_v3_small")
 POLICY = "flip | rotate(180) | zoom(0.2) | randaugment(n=2, m=4)"
-PIPELINE_STEPS, TRAIN_STEPS = 100, 30  # batches of a run
+PIPELINE_STEPS = 100  # batches of a run
+TRAIN_STEPS = {"efficientnet_lite0": 6, "mobilenet_v3_small": 12, QUICK_NETWORK: 6}  # of a network's: takes seconds
 QUICK_STEPS = 2  # of any run, at most
 PIPELINE, JOB, TRAIN = "pipeline", "whole job", "training"  # what the names of cases begin with
 JPEG, PNG, ARRAYS = "jpeg", "png", "arrays"
@@ -121,7 +122,7 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
     with tempfile.TemporaryDirectory() as folder:
         place = pathlib.Path(folder)
         sets = (_Sets(place, QUICK_IMAGES, QUICK_CELLS, ready, QUICK_STEPS, tell, QUICK_SIDES) if quick else
-                _Sets(place, IMAGES, 0, ready, max(PIPELINE_STEPS, TRAIN_STEPS), tell))
+                _Sets(place, IMAGES, 0, ready, PIPELINE_STEPS, tell))
         cases: dict[str, Callable[[str, _Sets], list[Contestant]]] = {
             f"{PIPELINE}, {JPEG}": functools.partial(_feeding, JPEG),
             f"{PIPELINE}, {PNG}": functools.partial(_feeding, PNG),
@@ -234,15 +235,15 @@ def _training(name: str, case: str, sets: _Sets) -> list[Contestant]:
     trained = training.build(name, policy=POLICY, classes=len(demo.CLASS_NAMES))
 
     def train(batches: Iterable[Any]) -> Callable[[int], None]:
-        return lambda _: trained.run(batches)
+        return lambda turn: trained.run(batches, turn)
 
     contestants = []
-    most = min(TRAIN_STEPS, sets.steps)
+    most = min(TRAIN_STEPS[name], sets.steps)
     pipelines = _sides(sets.pattern(JPEG), trained.runtime.strategy)
     for side in sets.trained:
         batches, steps = _first(pipelines[side], most)
         given = trained.runtime.distribute(batches, pipelines[side].resident)
         contestants.append(Contestant(case, side, steps * BATCH, train(given)))
     batches, steps = _first(pipelines["memory"], most)
-    ready = [training.placed(batch, trained.runtime.strategy) for batch in batches]
+    ready = training.placed(batches, trained.runtime.strategy)
     return [*contestants, Contestant(case, TENSORS, steps * BATCH, train(ready))]

@@ -12,7 +12,7 @@ from benchmarks.timing import race
 from bloodcell import augment
 
 SECONDS = 1.0  # a contestant's timed runs of one op
-QUICK = ("flip", "brightness", "jpeg", "cutout")  # which most peers have; a quick `roofline` has one of each primitive
+QUICK = ("flip", "brightness", "jpeg", "cutout")  # which most peers have
 
 
 def strength(name: str) -> float:

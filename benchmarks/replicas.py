@@ -7,6 +7,7 @@ waits takes no time from who runs. On a machine with GPUs replicas are as many G
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -109,21 +110,15 @@ def named(count: int) -> str:
 
 
 def _build(replicas: int, programs: Sequence[Program]) -> tuple[str, list[Callable[[], None]]]:
-    import numpy as np
-    import tensorflow as tf
-
-    from benchmarks import SIDE, training
+    from benchmarks import training
     from bloodcell.data import demo
     trained: dict[tuple[str, str, bool], training.Training] = {}
     runs: list[Callable[[], None]] = []
 
     def of_batches(built: training.Training, program: Program) -> Callable[[], None]:
-        pixels, labels = demo.render(program.batch, seed=0, size=SIDE)
-        batch = training.divided({
-            "image": tf.constant(pixels), "label": tf.constant(labels, tf.int64),
-            "id": tf.range(program.batch, dtype=tf.int64),
-            "weight": tf.constant(np.ones(program.batch, np.float32))}, built.runtime)
-        return lambda: built.run([batch] * program.steps)
+        batch = training.divided(training.rendered(program.batch), built.runtime)
+        epochs = itertools.count()
+        return lambda: built.run([batch] * program.steps, next(epochs))
 
     def of_reduction(built: training.Training, program: Program) -> Callable[[], None]:
         exchange = training.reduction(built)

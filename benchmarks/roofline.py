@@ -32,7 +32,8 @@ OPS = tuple(range(1, 9))  # n of OF_OPS, on BATCH images of SIDE
 OF_OPS = "randaugment(n, 9)"
 GROWING = ("randaugment(2, 9)", "v2s")  # the policies whose growth with batch and side is measured too
 _KEEPING = ((-4, 0), (-1, 2**31 - 1))  # M_MMAP_MAX, M_TRIM_THRESHOLD of glibc's malloc.h
-QUICK = "warp: rotate"  # the only case whose growth a quick run measures, at these sizes
+QUICK_PRIMITIVES = ("warp", "tone", "mask", "blur")  # of a quick run
+QUICK = "warp: rotate"  # the only case whose growth it measures, at these sizes
 QUICK_SIZES = {"batch": (16, 256, 1024), "side": (28, 96, 224)}
 RENDERED = 16  # different images of a batch
 
@@ -47,7 +48,7 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str, 
       seconds: what they may take, together.
       only: a regular expression; the cases to run are those in whose names it occurs.
       tell: called with lines of progress.
-      quick: fewer policies, sizes and samples.
+      quick: fewer primitives, policies, sizes and samples.
 
     Returns:
       `rows`, with `bytes_per_image` and `part_of_limit` {median, q1, q3}; `bandwidth`, as `bandwidth.measure` has it,
@@ -90,7 +91,8 @@ def keep_memory() -> bool:
 
 def cases(*, quick: bool = False) -> dict[str, tuple[str, str]]:
     """Returns the cases by name: (`op` or `policy`, its name or text)."""
-    ops = {f"{primitive}: {op}": ("op", op) for primitive, op in PRIMITIVES.items()}
+    ops = {f"{primitive}: {op}": ("op", op) for primitive, op in PRIMITIVES.items()
+           if not quick or primitive in QUICK_PRIMITIVES}
     policies = {case: ("policy", text) for case, text in POLICIES.items() if not quick or case == GROWING[0]}
     return {NOTHING: ("policy", NOTHING), **ops, **policies}
 

@@ -11,10 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
-from benchmarks import QUICK_NETWORK, SIDE, ours, progress, replicas, training
+from benchmarks import QUICK_NETWORK, ours, progress, replicas, training
 from benchmarks.timing import Contestant, race
 
 SECONDS = 60.0  # a contestant's timed runs
@@ -79,11 +76,8 @@ def _contestant(case: str, name: str, network: str, steps: int, given: Mapping[s
     from bloodcell.data import demo
     classes = len(demo.CLASS_NAMES)
     trained = training.build(network, classes=classes, **given)
-    pixels, labels = demo.render(BATCH, seed=0, size=SIDE)
-    batch = training.placed({
-        "image": tf.constant(pixels), "label": tf.constant(labels, tf.int64), "id": tf.range(BATCH, dtype=tf.int64),
-        "weight": tf.constant(np.ones(BATCH, np.float32))}, trained.runtime.strategy)
-    return Contestant(case, name, steps * BATCH, lambda _: trained.run([batch] * steps))
+    batches = training.placed([training.rendered(BATCH)], trained.runtime.strategy) * steps
+    return Contestant(case, name, steps * BATCH, lambda turn: trained.run(batches, turn))
 
 
 def _replicated(case: str, samples: int, seconds: float, tell: Callable[[str], None]) -> list[dict[str, Any]]:

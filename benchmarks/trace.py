@@ -20,7 +20,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from benchmarks import QUICK_NETWORK, SIDE, training
+from benchmarks import QUICK_NETWORK, training
 from benchmarks.step import BATCH
 from benchmarks.timing import Contestant, race
 from bloodcell import augment
@@ -32,7 +32,8 @@ from bloodcell.train.profiler import Profiler
 SECONDS = 30.0  # a contestant's timed runs
 NETWORK = "mobilenet_v3_small"  # the fastest: a policy takes the largest part of its step
 STEPS, QUICK_STEPS = 8, 2  # of a run
-PLAIN, POLICY, ALONE, TRACED = "none", "v2s policy", "the policy alone", "v2s policy, traced"
+POLICY, QUICK_POLICY = ("v2s policy", training.V2S), ("randaugment(2, 9)",) * 2  # what it is called, its text
+PLAIN, ALONE, TRACED = "none", "the policy alone", "traced"
 PLANE = "/device:CUSTOM:parts of a step"
 _OF_RATE = {"median": "median", "q1": "q3", "q3": "q1"}  # which quartile of a rate gives which of its time
 
@@ -92,7 +93,7 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str, 
       seconds: what they may take, together.
       only: a regular expression; nothing runs where it does not occur in the network's name.
       tell: called with lines of progress.
-      quick: another network, and shorter runs.
+      quick: another network, a policy that compiles sooner, and shorter runs.
 
     Returns:
       `rows`; `trace`, the milliseconds {median, q1, q3} a step of `augment` in the trace, of the policy alone, and of
@@ -101,16 +102,17 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str, 
     del present
     steps = QUICK_STEPS if quick else STEPS
     network = QUICK_NETWORK if quick else NETWORK
+    policy, text = QUICK_POLICY if quick else POLICY
     if not re.search(only, network):
         return {"rows": [], "trace": [], "batch": BATCH}
     with tempfile.TemporaryDirectory() as folder:
-        contestants = _contestants(network, pathlib.Path(folder), steps)
+        contestants = _contestants(network, policy, text, pathlib.Path(folder), steps)
         rows = race("trace", contestants, samples=samples, seconds=seconds, tell=tell)
         traced = read(pathlib.Path(folder))
     rates = {row["implementation"]: row["images_per_second"] for row in rows}
-    alone, plain, augmented = rates[ALONE], rates[PLAIN], rates[POLICY]
+    alone, plain, augmented = rates[ALONE], rates[PLAIN], rates[policy]
     found = {
-        "case": network, "policy": POLICY, "steps": len(traced["step"]),
+        "case": network, "policy": policy, "steps": len(traced["step"]),
         "trace_ms": _quartiles(np.multiply(traced["augment"], 1e3)),
         "part_of_step": _quartiles(np.divide(traced["augment"], traced["step"])),
         "alone_ms": {name: round(1e3 * BATCH / alone[of], 4) for name, of in _OF_RATE.items()},
@@ -125,32 +127,30 @@ def _quartiles(values: np.ndarray) -> dict[str, float]:
     return {"median": median, "q1": q1, "q3": q3}
 
 
-def _contestants(network: str, folder: pathlib.Path, steps: int) -> list[Contestant]:
+def _contestants(network: str, name: str, text: str, folder: pathlib.Path, steps: int) -> list[Contestant]:
     """Returns who takes turns; whoever is traced writes a folder in each turn, and its rate is that of the writing."""
     classes = len(demo.CLASS_NAMES)
-    pixels, labels = demo.render(BATCH, seed=0, size=SIDE)
-    given = {"image": tf.constant(pixels), "label": tf.constant(labels, tf.int64),
-             "id": tf.range(BATCH, dtype=tf.int64), "weight": tf.ones(BATCH)}
-    plain, augmented = (training.build(network, policy=policy, classes=classes) for policy in ("", training.V2S))
-    batches = [training.placed(given, augmented.runtime.strategy)] * steps
-    policy = step.inputs(augment.parse(training.V2S), augmented.runtime, 0, num_classes=classes)
+    given = training.rendered(BATCH)
+    plain, augmented = (training.build(network, policy=policy, classes=classes) for policy in ("", text))
+    batches = training.placed([given], augmented.runtime.strategy) * steps
+    policy = step.inputs(augment.parse(text), augmented.runtime, 0, num_classes=classes)
 
     def alone(turn: int) -> None:
         for number in range(steps):
             np.asarray(policy(given, tf.constant(steps * turn + number, tf.int64))[0])
 
     def train(trained: training.Training) -> Callable[[int], None]:
-        def run(_: int) -> None:
-            for batch in batches:
-                trained.run([batch])  # each an epoch of its own: the policy draws anew
+        def run(turn: int) -> None:
+            for number, batch in enumerate(batches):
+                trained.run([batch], steps * turn + number)  # each an epoch of its own: the policy draws anew
         return run
 
     def traced(turn: int) -> None:
-        for batch in Profiler((1, steps), folder / str(turn)).steps(batches):
-            augmented.run([batch])
+        for number, batch in enumerate(Profiler((1, steps), folder / str(turn)).steps(batches)):
+            augmented.run([batch], steps * turn + number)
         if turn < 2:  # the first calls, which are not timed either
             shutil.rmtree(folder / str(turn))
 
     runs: dict[str, Callable[[int], None]] = {
-        PLAIN: train(plain), POLICY: train(augmented), ALONE: alone, TRACED: traced}
-    return [Contestant(network, name, steps * BATCH, each) for name, each in runs.items()]
+        PLAIN: train(plain), name: train(augmented), ALONE: alone, TRACED: traced}
+    return [Contestant(network, who, steps * BATCH, run) for who, run in runs.items()]

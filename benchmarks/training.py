@@ -1,7 +1,6 @@
 """bloodcell's own training step, built for the suites that time one."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,14 @@ class Training:
     Attributes:
       runtime: its devices, precision and compilation.
       model: the network.
-      run: trains on the batches that it is given, one after another, and waits for the last loss.
+      run: trains on the batches that it is given, one after another, and waits for the last loss; the number is the
+        epoch's, on which depends what augmentation draws, and so what it costs.
       step: the compiled step itself: (batch, epoch) -> float32 [5], see `bloodcell.train.step.train_step`.
     """
 
     runtime: "Runtime"
     model: Any
-    run: Callable[[Iterable[Any]], None]
+    run: Callable[[Iterable[Any], int], None]
     step: Callable[..., Any]
 
 
@@ -65,11 +65,10 @@ def build(network: str, *, policy: str = "", mix: str = "", precision: str = "au
                          mixer=augment.parse_mix(mix))
     train_step = step.train_step(model, optimizer, inputs=inputs, loss=losses.parse("cross_entropy"),
                                  class_weights=np.ones(classes, np.float32), runtime=runtime)
-    numbers = itertools.count()
 
-    def run(batches: Iterable[Any]) -> None:
-        epoch = tf.constant(next(numbers), tf.int64)
-        tf.stack([train_step(batch, epoch) for batch in batches]).numpy()
+    def run(batches: Iterable[Any], epoch: int) -> None:
+        number = tf.constant(epoch, tf.int64)
+        tf.stack([train_step(batch, number) for batch in batches]).numpy()
 
     return Training(runtime, model, run, train_step)
 
@@ -94,18 +93,26 @@ class Unreduced(tf.distribute.CrossDeviceOps):
         return [value for value, _ in value_destination_pairs]
 
 
+def rendered(count: int) -> dict[str, tf.Tensor]:
+    """Returns a batch of so many rendered cells, as a pipeline has it."""
+    from bloodcell.data import demo
+    pixels, labels = demo.render(count, seed=0, size=SIDE)
+    return {"image": tf.constant(pixels), "label": tf.constant(labels, tf.int64), "id": tf.range(count, dtype=tf.int64),
+            "weight": tf.ones(count)}
+
+
+def placed(batches: Iterable[Any], strategy: tf.distribute.Strategy) -> list[Any]:
+    """Returns batches, or what each replica has of them, on the devices that train."""
+    @tf.function(autograph=False)
+    def copy(batch: Any) -> Any:
+        return strategy.run(lambda part: tf.nest.map_structure(tf.identity, part), args=(batch,))
+
+    return [copy(batch) for batch in batches]
+
+
 def divided(batch: dict[str, tf.Tensor], runtime: "Runtime") -> Any:
     """Returns a global batch on the devices that train, on each the rows of its replica."""
-    parts = next(iter(runtime.distribute(tf.data.Dataset.from_tensors(batch))))
-    return _on_devices(runtime.strategy, parts)
-
-
-def _on_devices(strategy: tf.distribute.Strategy, parts: Any) -> Any:
-    @tf.function(autograph=False)
-    def copies(parts: Any) -> Any:
-        return strategy.run(lambda part: tf.nest.map_structure(tf.identity, part), args=(parts,))
-
-    return copies(parts)
+    return placed(runtime.distribute(tf.data.Dataset.from_tensors(batch)), runtime.strategy)[0]
 
 
 def reduction(trained: Training) -> Callable[[int], None]:
@@ -129,8 +136,3 @@ def reduction(trained: Training) -> Callable[[int], None]:
         tf.stack([exchange(tf.constant(float(number))) for number in range(times)]).numpy()
 
     return run
-
-
-def placed(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:
-    """Returns a batch on the device that trains."""
-    return tf.function(lambda: strategy.run(lambda: tf.nest.map_structure(tf.identity, batch)), autograph=False)()

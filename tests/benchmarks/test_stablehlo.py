@@ -41,7 +41,7 @@ def _tiny(network, *, policy, precision, jit, classes):
     inputs = step.inputs(augment.parse(policy), runtime, 0, num_classes=classes)
     made = step.train_step(model, optimizer, inputs=inputs, loss=losses.parse("cross_entropy"),
                            class_weights=np.ones(classes, np.float32), runtime=runtime)
-    return training.Training(runtime, model, lambda batches: None, made)
+    return training.Training(runtime, model, lambda batches, epoch: None, made)
 
 
 @pytest.fixture(scope="module")

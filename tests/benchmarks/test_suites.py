@@ -92,7 +92,7 @@ def test_policies_measures_the_memory_of_the_compiled_programs(few, tmp_path, mo
 
 def test_input_feeds_a_training_from_every_side_and_measures_memory(few, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "RENDERED", 8)
-    for name, value in (("IMAGES", 64), ("LARGE", 128), ("PIPELINE_STEPS", 2), ("TRAIN_STEPS", 1), ("POLICY", "")):
+    for name, value in (("IMAGES", 64), ("LARGE", 128), ("PIPELINE_STEPS", 2), ("POLICY", "")):
         monkeypatch.setattr(feeding, name, value)
     plain = next(feeder for feeder in feeds.FEEDERS if feeder.name == "plain")
     absent = feeds.Feeder("absent", "Absent", "no_such_file", "no-such-distribution", "not at all")
@@ -132,12 +132,13 @@ def test_input_feeds_a_training_from_every_side_and_measures_memory(few, tmp_pat
 
 def test_training_takes_the_same_images_from_every_side_and_traces_its_step_twice(few, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "RENDERED", 8)
-    for name, value in (("BATCH", 4), ("TRAIN_STEPS", 2), ("POLICY", "flip")):
+    for name, value in (("BATCH", 4), ("TRAIN_STEPS", {"cnn": 2}), ("POLICY", "flip")):
         monkeypatch.setattr(feeding, name, value)
     monkeypatch.setattr(models, "build", lambda *_, num_classes, **__: keras.Sequential(
         [keras.Input((SIDE, SIDE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(num_classes)]))
     steps: list[Any] = []
     taken: list[dict[str, tf.Tensor]] = []
+    epochs: list[int] = []
     make = step.train_step
 
     def train_step(*args, **kwargs):
@@ -145,6 +146,7 @@ def test_training_takes_the_same_images_from_every_side_and_traces_its_step_twic
 
         def seen(batch, epoch):
             taken.append(batch)
+            epochs.append(int(epoch))
             return steps[-1](batch, epoch)
         return seen
 
@@ -156,7 +158,9 @@ def test_training_takes_the_same_images_from_every_side_and_traces_its_step_twic
     for turn in range(3):
         for name, contestant in contestants.items():
             taken.clear()
+            epochs.clear()
             contestant.run(turn)
+            assert epochs == [turn, turn], "who is timed in one turn draws the same"
             images[name] = [(tf.gather(batch["set"], batch["index"]) if "set" in batch else batch["image"]).numpy()
                             for batch in taken]
             assert contestant.images == sum(map(len, images[name])) == 8
