@@ -18,13 +18,12 @@ STYLE = {
     "pillow": ("#555555", "P"),
     "plain": ("#999999", "X"), "torch": ("#CC79A7", "h"),
     "memory": ("#D55E00", "s"), "device": ("#D55E00", "*"), "tfrecord": ("#D55E00", "o"), "tensors": ("#555555", "P"),
-    "repeated": ("#555555", "P"),  # in older results
 }
 TITLES = {"ops": "One op at a time", "policies": "Whole policies", "input": "Feeding a training",
           "step": "Training on one batch again and again", "scaling": "Several replicas"}
 OURS = {"native": "bloodcell, native op", "xla": "bloodcell, compiled", "eager": "bloodcell, eager",
         "memory": "images in memory", "device": "images on the device",
-        "tfrecord": "TFRecords, streamed", "tensors": "tensors, ready", "repeated": "one batch repeated"}
+        "tfrecord": "TFRecords, streamed", "tensors": "tensors, ready"}
 _INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
 _CLOSE = 1.5  # times, to the next marker in a row on a logarithmic axis, from which a figure has room
 Rates = Mapping[tuple[str, str], float]

@@ -13,8 +13,7 @@ from bloodcell.errors import InputError
 from bloodcell.files import write_atomically
 
 OURS = {"native": "ours, native op", "xla": "ours, compiled", "eager": "ours, eager"}
-FEEDS = {"memory": "in memory", "device": "on the device", "tfrecord": "streamed", "tensors": "tensors, ready",
-         "repeated": "one batch repeated"}  # which is in older results
+FEEDS = {"memory": "in memory", "device": "on the device", "tfrecord": "streamed", "tensors": "tensors, ready"}
 Result = dict[str, Any]
 
 
@@ -31,8 +30,9 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def goals(judged: Sequence[verdicts.Verdict]) -> str:
-    """Returns the verdicts as plain text, one a line; of goals without figures, how many there are."""
-    lines = [f"{each.word():<11} {each.goal}: {each.figures}" for each in judged if each.met is not None]
+    """Returns the verdicts as plain text, one a line; of goals that are not judged, how many there are."""
+    lines = [f"{each.word():<11} {each.goal}: {each.figures}" for each in judged
+             if each.word() != "not judged"]
     silent = len(judged) - len(lines)
     return "\n".join([*lines, *([f"not judged  {silent} goals, for want of figures"] if silent else [])])
 

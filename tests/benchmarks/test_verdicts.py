@@ -50,21 +50,16 @@ def test_memory_is_that_of_the_hungriest_policy():
 
 @pytest.mark.parametrize(("side", "title"), [("memory", "from memory"), ("device", "from the device"),
                                              ("tfrecord", "from streamed TFRecords")])
-@pytest.mark.parametrize(("part", "word"), [(0.98, "met"), (0.979, "NOT met")])
+@pytest.mark.parametrize(("part", "word"), [(0.99, "met"), (0.985, "unclear"), (0.975, "unclear"), (0.97, "NOT met")])
 def test_training_may_lose_two_per_cent_to_its_input_wherever_that_lies(side, title, part, word):
-    fed = {**_row("input", "training lite0", side, 90.0), "part_of_baseline": {"median": part, "q1": 0.97, "q3": 1.0}}
+    fed = {**_row("input", "training lite0", side, 90.0), "samples": 9,  # 1.57 x 0.015 / 3 = 0.00785 either way
+           "part_of_baseline": {"median": part, "q1": 0.97, "q3": 0.985}}
     found = _judge([fed, _row("input", "training lite0", "tensors", 100.0),
                     _row("input", "pipeline, jpeg", side, 9.0)])
     verdict = found.pop(f"training {title} at 98% of the rate on tensors, or more")
     assert (verdict.word(), verdict.figures) == (
-        word, f"training lite0: {part:.1%} (quartiles 97.0% to 100.0%)")
+        word, f"training lite0: {part:.1%} (quartiles 97.0% to 98.5%)")
     assert {other.word() for other in found.values()} == {"not judged"}
-
-
-def test_results_beside_one_batch_repeated_are_not_judged():
-    fed = {**_row("input", "training lite0", "memory", 90.0), "part_of_baseline": {"median": 1, "q1": 1, "q3": 1}}
-    found = _judge([fed, _row("input", "training lite0", "repeated", 100.0)])
-    assert {verdict.word() for goal, verdict in found.items() if goal.startswith("training")} == {"not judged"}
 
 
 def test_results_from_before_the_batches_that_are_tensors_are_not_judged():
@@ -86,20 +81,20 @@ def test_nothing_is_judged_without_figures():
     assert {verdict.word() for verdict in judged} == {"not judged"}
 
 
-@pytest.mark.parametrize(("part", "word"), [(0.91, "met"), (0.89, "NOT met")])
+@pytest.mark.parametrize(("part", "word"), [(0.97, "met"), (0.91, "unclear"), (0.80, "NOT met")])
 def test_a_policy_may_take_a_tenth_of_the_step(part, word):
     row = {**_row("step", "efficientnet_v2_s", "v2s policy", 9.0),
-           "part_of_baseline": {"median": part, "q1": 0.8, "q3": 0.95}}
+           "part_of_baseline": {"median": part, "q1": 0.85, "q3": 0.9}, "samples": 3}
     goal = "the whole v2s policy at most 10% of the training step of EfficientNetV2-S"
     verdict = _judge([row])[goal]
-    assert (verdict.word(), verdict.figures) == (word, f"{1 - part:.1%} (quartiles 5.0% to 20.0%)")
+    assert (verdict.word(), verdict.figures) == (word, f"{1 - part:.1%} (quartiles 10.0% to 15.0%)")
     assert _judge([])[goal].word() == "not judged"
 
 
-@pytest.mark.parametrize(("part", "word"), [(0.975, "met"), (0.965, "NOT met")])
+@pytest.mark.parametrize(("part", "word"), [(0.98, "met"), (0.965, "unclear"), (0.93, "NOT met")])
 def test_the_native_op_may_take_three_hundredths_of_the_step(part, word):
     row = {**_row("step", "efficientnet_v2_s", "v2s policy, native op", 9.0),
-           "part_of_baseline": {"median": part, "q1": 0.8, "q3": 0.99}}
+           "part_of_baseline": {"median": part, "q1": 0.97, "q3": 0.98}}
     judged = _judge([row])
     goal = "the whole v2s policy by the native op at most 3% of the training step of EfficientNetV2-S"
     assert judged[goal].word() == word
