@@ -149,8 +149,9 @@ def _growth(case: str, implementation: str, along: str, sizes: Sequence[int], *,
 
     Returns:
       `case`, `implementation`, `along` (`batch`, `side` or `ops`), `sizes`; `units`, what the line counts: images of
-      the batch, pixels of the batch, or ops; `seconds` of a batch, medians; `fixed_seconds` and `seconds_per_unit` of
-      the line (see `growth.Line`); `deviation`, `worst` (one of `sizes`) and `cliff`.
+      the batch, pixels of the batch, or ops; `seconds` of a batch, lower quartiles, as other work on the machine can
+      but add to them; `fixed_seconds` and `seconds_per_unit` of the line (see `growth.Line`); `deviation`, `worst`
+      (one of `sizes`) and `cliff`.
     """
     def at(size: int) -> Contestant:
         if along == "batch":
@@ -161,7 +162,7 @@ def _growth(case: str, implementation: str, along: str, sizes: Sequence[int], *,
 
     contestants = [dataclasses.replace(at(size), case=f"{case}, {along} {size}") for size in sizes]
     rows = race("roofline", contestants, samples=samples, seconds=seconds, tell=tell)
-    taken = [each.images / row["images_per_second"]["median"] for each, row in zip(contestants, rows, strict=True)]
+    taken = [each.images / row["images_per_second"]["q3"] for each, row in zip(contestants, rows, strict=True)]
     units = [BATCH_OF_SIDES * size * size for size in sizes] if along == "side" else list(sizes)
     line = growth.line(units, taken)
     return {"case": case, "implementation": implementation, "along": along, "sizes": list(sizes), "units": units,
