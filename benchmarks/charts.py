@@ -37,7 +37,7 @@ def names(suite: str, result: Mapping[str, Any]) -> list[str]:
 def pngs(suite: str, result: Mapping[str, Any]) -> dict[str, bytes]:
     """Returns a suite's charts as PNG files, by `names`."""
     return {name: _png(headed(charts_roofline.growth(result), "How cost grows: milliseconds of a batch", result,
-                            "256 images, 96x96 and one op where these do not grow (64 where the side does)")
+                            sizes="256 images of 96x96, 64 where the side grows", what_of="lower quartile")
                        if name == "growth" else _main(suite, result)) for name in names(suite, result)}
 
 
@@ -53,14 +53,14 @@ def _main(suite: str, result: Mapping[str, Any]) -> Figure:
     return headed(figure, f"{TITLES[suite]}: images per second, higher is better", result)
 
 
-def headed(figure: Figure, what: str, result: Mapping[str, Any], sizes: str = "") -> Figure:
+def headed(figure: Figure, what: str, result: Mapping[str, Any], *, sizes: str = "", what_of: str = "median") -> Figure:
     """Writes over a chart what it shows, and where and when it was measured, by default at the result's sizes."""
     sizes = sizes or f"batch {result['batch']} at {result['side']}x{result['side']}"
     hardware = result["hardware"]
     where = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"][:1]])
     figure.text(0.02, 1 - 0.30 / figure.get_figheight(), what, fontsize=14, fontweight="bold", color=_INK, va="center")
     figure.text(0.02, 1 - 0.58 / figure.get_figheight(),
-                f"{where}; {sizes}, uint8 in; median of turns taken side by side, "
+                f"{where}; {sizes}, uint8 in; {what_of} of turns taken side by side, "
                 f"{result['date']}{', QUICK' if result.get('quick') else ''}", fontsize=9, color=_MUTED, va="center")
     return figure
 

@@ -15,6 +15,7 @@ STYLE = {"xla": ("#D55E00", "o", "compiled by XLA"), "native": ("#0072B2", "s", 
 STEEP = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of the lines with a cliff, in turn
 AXES = {"batch": "images in the batch", "side": "side, pixels", "ops": "ops an image, n"}
 TITLES = {"batch": "Batch", "side": "Side", "ops": "Number of ops: randaugment(n, 9)"}
+NAMED = 8  # lines of a panel that are all named beside it; of more, those that bend
 _INK, _MUTED, _GRID, _LINE = "#222222", "#6b6b6b", "#e4e4e4", "#9a9a9a"
 
 
@@ -69,13 +70,14 @@ def growth(result: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(10.5, 1.0 + 5.4 * len(kinds)), dpi=130, facecolor="white")
     for number, along in enumerate(kinds):
         bottom = 0.62 + 5.4 * (len(kinds) - 1 - number)
-        axes = _axes(figure, (0.09, bottom, 0.63, 4.35), "both")
+        axes = _axes(figure, (0.09, bottom, 0.55, 4.35), "both")
         axes.set_title(TITLES[along], loc="left", fontsize=11, fontweight="bold", color=_INK)
         _panel(axes, along, [line for line in result["growth"] if line["along"] == along],
                several=len({line["implementation"] for line in result["growth"]}) > 1)
     figure.text(0.02, 1 - 0.88 / figure.get_figheight(),
                 f"Dotted: the straight line under each (a fixed part and one in proportion). In colour: more than "
-                f"{CLIFF:g}x above it somewhere, where the ring is.", fontsize=8.5, color=_MUTED, va="center")
+                f"{CLIFF:g}x above it somewhere, where the ring is. All lines are in the results' table.",
+                fontsize=8.5, color=_MUTED, va="center")
     return figure
 
 
@@ -97,7 +99,8 @@ def _panel(axes: Axes, along: str, lines: Sequence[Mapping[str, Any]], *, severa
             axes.plot(places[at], 1e3 * seconds[at], marker="o", markersize=11, markerfacecolor="none",
                       markeredgecolor=colour, markeredgewidth=1.3, zorder=over)
         name = f"{line['case']}, {STYLE[line['implementation']][2]}" if several else line["case"]
-        ends.append((1e3 * seconds[-1], f"{name}  {line['deviation']:.2f}x", colour, line["cliff"]))
+        if line["cliff"] or len(lines) <= NAMED:
+            ends.append((1e3 * seconds[-1], f"{name}  {line['deviation']:.2f}x", colour, line["cliff"]))
     axes.set_xscale("log")
     axes.set_yscale("log")
     sizes = sorted({size for line in lines for size in line["sizes"]})

@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, str]] = {  # of one network with the v2s policy
 }
 OF_SETTINGS = "mobilenet_v3_small"
 REPLICAS = (1, 2)  # of the same network and policy, the global batch being the same
-QUICK_STEPS = 1
+QUICK, QUICK_STEPS = (PLAIN, "mixup"), 1  # what compiles soonest
 
 
 def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
@@ -45,15 +45,15 @@ def run(present: Mapping[str, Any], *, samples: int, seconds: float, only: str,
       seconds: what they may take, together.
       only: a regular expression; the cases to run are those in whose names it occurs.
       tell: called with lines of progress.
-      quick: one network, two policies, shorter runs, and neither settings nor replicas.
+      quick: one network, without and with `mixup`, shorter runs, and neither settings nor replicas.
 
     Returns:
       `rows`, with their part of the rate of the first contestant of their case.
     """
     del present
     rows: list[dict[str, Any]] = []
-    policies = {name: POLICIES[name] for name in (list(POLICIES)[:2] if quick else POLICIES)}
-    if "native" in ours.backends(tell):
+    policies = {name: POLICIES[name] for name in (QUICK if quick else POLICIES)}
+    if not quick and "native" in ours.backends(tell):
         policies["v2s policy, native op"] = {"policy": training.V2S, "backend": "native"}
     cases = {network: (network, policies) for network in ((QUICK_NETWORK,) if quick else STEPS)}
     of_replicas = f"{OF_SETTINGS}, v2s policy, replicas"
