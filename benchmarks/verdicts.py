@@ -147,14 +147,14 @@ def _at_least(goal: str, least: float, rows: Sequence[Mapping[str, Any]], figure
     That is 1.57 of the quartiles' distance / sqrt(samples) around them, the notches of McGill, Tukey and Larsen,
     Variations of Box Plots, The American Statistician 32(1), 1978.
     """
-    medians, notches = [], []
+    ranges = []
     for row in rows:
         part = row["part_of_baseline"]
-        medians.append(part["median"])
-        notches.append(1.57 * (part["q3"] - part["q1"]) / math.sqrt(row["samples"]))
-    if any(median + notch < least for median, notch in zip(medians, notches, strict=True)):
+        notch = 1.57 * (part["q3"] - part["q1"]) / math.sqrt(row["samples"])
+        ranges.append((part["median"] - notch, part["median"] + notch))
+    if any(high < least for _, high in ranges):
         return Verdict(goal, False, figures)
-    if all(median - notch >= least for median, notch in zip(medians, notches, strict=True)):
+    if all(low >= least for low, _ in ranges):
         return Verdict(goal, True, figures)
     return Verdict(goal, None, figures, noisy=True)
 

@@ -62,6 +62,14 @@ def test_training_may_lose_two_per_cent_to_its_input_wherever_that_lies(side, ti
     assert {other.word() for other in found.values()} == {"not judged"}
 
 
+@pytest.mark.parametrize(("part", "word"), [(0.98, "met"), (0.979, "NOT met")])
+def test_without_noise_the_bound_itself_decides(part, word):
+    fed = {**_row("input", "training lite0", "memory", 90.0),
+           "part_of_baseline": {"median": part, "q1": part, "q3": part}}
+    found = _judge([fed, _row("input", "training lite0", "tensors", 100.0)])
+    assert found["training from memory at 98% of the rate on tensors, or more"].word() == word
+
+
 def test_results_from_before_the_batches_that_are_tensors_are_not_judged():
     found = _judge([_row("input", "training lite0", "memory", 99.0), _row("input", "training lite0", "tfrecord", 99.0)])
     assert {verdict.word() for goal, verdict in found.items() if goal.startswith("training")} == {"not judged"}
