@@ -80,6 +80,7 @@ class Op:
         """Returns the options where a spec says nothing."""
         return {param.name: param.default for param in self.params}
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, images: tf.Tensor, level: tf.Tensor, *, seed: tf.Tensor, **options: Any) -> tf.Tensor:
         """Applies the op to every image of a batch.
 
@@ -98,6 +99,7 @@ class Op:
         draws = self.sample(self.strength(level), rng.uniform(seed, max(self.uniforms, 1)), chosen)
         return pixels.unpack(self.apply(packed, level > 0, draws, chosen), tf.float32)
 
+    @tf.autograph.experimental.do_not_convert
     def apply(self, packed: tf.Tensor, active: tf.Tensor, draws: Draws, options: Mapping[str, Any]) -> tf.Tensor:
         """Applies given draws to the active samples of packed images int32 [B, H, W]."""
         size = (packed.shape[1], packed.shape[2])

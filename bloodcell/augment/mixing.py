@@ -120,6 +120,7 @@ class Mixer:
         """Whether nothing is ever mixed: then there is nothing to draw or to apply either."""
         return not self._members
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, images: tf.Tensor, labels: tf.Tensor, sample_ids: tf.Tensor, weights: tf.Tensor, *,
                  epoch: tf.Tensor | int, seed: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
         """Mixes a batch. Pure and compilable, as a policy is.
@@ -141,6 +142,7 @@ class Mixer:
         draws = self.draw(sample_ids, weights, (images.shape[1], images.shape[2]), epoch=epoch, seed=seed)
         return self.mix_images(images, draws), self.mix_labels(labels, draws, (images.shape[1], images.shape[2]))
 
+    @tf.autograph.experimental.do_not_convert
     def draw(self, sample_ids: tf.Tensor, weights: tf.Tensor, size: Size, *, epoch: tf.Tensor | int,
              seed: tf.Tensor | int) -> Draws:
         """Draws partner and parameters of every sample; arguments as in a call, and the images' (height, width).
@@ -160,6 +162,7 @@ class Mixer:
             box = box if own[1] is None else tf.where(on[:, tf.newaxis], own[1], box)
         return Draws(_next_in_ring(u[:, 0], real), share, box)
 
+    @tf.autograph.experimental.do_not_convert
     def mix_images(self, images: tf.Tensor, draws: Draws) -> tf.Tensor:
         """Applies draws to images [B, H, W, 3]; the blend is computed in float32."""
         partner = tf.gather(images, draws.partner)
@@ -176,6 +179,7 @@ class Mixer:
             mixed = tf.where(inside, partner, mixed)
         return mixed
 
+    @tf.autograph.experimental.do_not_convert
     def mix_labels(self, labels: tf.Tensor, draws: Draws, size: Size) -> tf.Tensor:
         """Applies draws, made for images of (height, width), to labels float32 [B, C].
 

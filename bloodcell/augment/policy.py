@@ -1,7 +1,8 @@
 """Policies: a spec becomes a plan, a plan draws parameters for each sample and applies them.
 
 Drawing and applying are apart: `draw` returns every parameter by the place of its op in the policy, and `apply` takes
-such a dictionary, from `draw` or from anybody. The plan is made by `build` and runs in `plan`.
+such a dictionary, from `draw` or from anybody. The plan is made by `build` and runs in `plan`. All of it is graph code
+as it stands: autograph, which a user's `tf.function` or map brings along, would look for seconds and convert nothing.
 """
 
 import warnings
@@ -32,6 +33,7 @@ class Policy:
     def __repr__(self) -> str:
         return f"augment.parse({str(self)!r})"
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, images: tf.Tensor, sample_ids: tf.Tensor, *, epoch: tf.Tensor | int, seed: tf.Tensor | int,
                  dtype: str = "float32", active: tf.Tensor | None = None) -> tf.Tensor:
         """Augments a batch. Pure and compilable: call it eagerly, in a `tf.function` (`jit_compile=True`) or in a map.
@@ -55,6 +57,7 @@ class Policy:
         draws = self.draw(sample_ids, epoch=epoch, seed=seed)
         return self.apply(images, draws if active is None else plan.only(draws, active), dtype=dtype)
 
+    @tf.autograph.experimental.do_not_convert
     def draw(self, sample_ids: tf.Tensor, *, epoch: tf.Tensor | int, seed: tf.Tensor | int) -> Draws:
         """Draws every parameter of every sample.
 
@@ -69,6 +72,7 @@ class Policy:
         keys = rng.sample_keys(tf.cast(sample_ids, tf.int64), epoch=epoch, seed=seed)
         return plan.draw(self._stages, rng.uniform(keys, self._uniforms))
 
+    @tf.autograph.experimental.do_not_convert
     def apply(self, images: tf.Tensor, draws: Draws, *, dtype: str = "float32") -> tf.Tensor:
         """Applies draws to uint8 images [B, H, W, 3]; returns grey levels in `dtype`.
 

@@ -162,7 +162,9 @@ class Pipeline:
         here = slice(self._worker * part, (self._worker + 1) * part)
         own = {name: values[skip_steps:, here] for name, values in own.items()}
         images, labels, stored = self._images, self._labels, self._stored
+        plain = tf.autograph.experimental.do_not_convert  # for every epoch anew it would write and load a source file
 
+        @plain
         def gather(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             index = batch.pop("index")
             pixels = {} if stored else {"index": index} if images is None else {"image": tf.gather(images, index)}
@@ -173,7 +175,7 @@ class Pipeline:
             batches = batches.map(gather, num_parallel_calls=CORES, deterministic=True)
             if stored:
                 batches = tf.data.Dataset.zip(stored.batches(own["index"]), batches)
-                batches = batches.map(lambda pixels, batch: {"image": pixels, **batch})
+                batches = batches.map(plain(lambda pixels, batch: {"image": pixels, **batch}))
         options = tf.data.Options()
         options.deterministic = True
         # the graph optimizer copies the captured images (a second 0.4 GB and a second of time on the course's set), and

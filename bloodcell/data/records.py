@@ -203,6 +203,7 @@ class RecordImages:
         def read(rows: np.ndarray) -> np.ndarray:
             return np.array(self.encoded(rows), object)
 
+        @tf.autograph.experimental.do_not_convert
         def load(rows: tf.Tensor) -> tf.Tensor:
             data = tf.ensure_shape(tf.numpy_function(read, [rows], tf.string), [group])
             # unrolled: a third less work than one image an element
@@ -214,4 +215,5 @@ class RecordImages:
         if group == batch:
             return groups
         groups = groups.batch(batch // group, drop_remainder=True)
-        return groups.map(lambda images: tf.reshape(images, (batch, *self._decoder.shape)))
+        return groups.map(tf.autograph.experimental.do_not_convert(
+            lambda images: tf.reshape(images, (batch, *self._decoder.shape))))

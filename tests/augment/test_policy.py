@@ -1,6 +1,7 @@
 """Policies: parsing, choice, layers against Pillow, replay, and samples that do not know each other."""
 
 import re
+import tempfile
 
 import cells
 import numpy as np
@@ -152,6 +153,18 @@ def test_alternatives_share_primitives_and_keep_their_own_order():
     order = policy.primitives()
     assert "warp" in order
     assert order.index("tone") < order.index("warp") < len(order) - 1
+
+
+def test_autograph_finds_nothing_to_convert_in_what_a_user_calls(images, tmp_path, monkeypatch):
+    policy, mixer, op = augment.parse("rotate(9)"), augment.parse_mix("mixup(0.2)"), augment.REGISTRY["shear_x"]
+    batch, ids, labels, ones = tf.constant(images[:4], tf.uint8), _ids(4), tf.one_hot([0, 1, 2, 3], 4), tf.ones([4])
+    for used in (lambda: policy(batch, ids, epoch=0, seed=0),
+                 lambda: op(tf.cast(batch, tf.float32), ones, seed=ids),
+                 lambda: mixer(tf.cast(batch, tf.float32), labels, ids, ones, epoch=0, seed=0)):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # there it writes a file for every function it converts
+        tf.function(used)()
+    converted = {name for path in tmp_path.iterdir() for name in re.findall(r"tf__(\w+)", path.read_text())}
+    assert converted == {"lam", "wrapper"}  # the test's own, and the word that tells autograph to leave the rest
 
 
 def _scopes(text, images):

@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -175,6 +176,12 @@ for batch in strategy.experimental_distribute_dataset(Pipeline(images, batch_siz
 alone = [batch["id"].tolist() for batch in Pipeline(images, batch_size=8).epoch(0, 0).as_numpy_iterator()]
 print("RESULT" + json.dumps([rows, alone]))
 """
+
+
+def test_an_epoch_writes_no_source_of_its_functions(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # there autograph writes, and a kill leaves it there
+    assert len(list(Pipeline(make(10), batch_size=4).epoch(0, 0))) == 3
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_epoch_ends_when_its_last_batch_has_been_read():
