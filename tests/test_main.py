@@ -40,6 +40,15 @@ def refused(capfd, *arguments: str) -> str:
 SMALL = ("--model=mobilenet_v3_small", "--weights=none", "--image_size=32")
 
 
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory) -> str:
+    """A set of few images: with --data=demo a training renders some thousands before it looks where it writes."""
+    path = tmp_path_factory.mktemp("data") / "cells.npz"
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), np.uint8)
+    np.savez(path, images=images, labels=np.arange(32) % 4)
+    return f"--data={path}"
+
+
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["--bacth_size=3"], "did you mean 'batch_size'?"),
     (["left_over"], "left_over"),
@@ -52,16 +61,17 @@ SMALL = ("--model=mobilenet_v3_small", "--weights=none", "--image_size=32")
     (["--mode=evaluate", "--checkpoint=nowhere"], "nowhere"),
     (["--mode=predict", "--checkpoint=nowhere", "--predictions=out.csv"], "nowhere"),
     (["--mode=predict", "--checkpoint=nowhere", "--predictions=no/folder/out.csv"], "no/folder/out.csv"),
-    (["--report=no/folder/out.json", *SMALL], "no/folder/out.json"),
 ])
 def test_bad_input_is_one_line_and_status_1(arguments, expected, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert expected in refused(capfd, *arguments)
 
 
-def test_a_workdir_that_cannot_be_written_is_one_line(capfd, tmp_path):
+def test_a_workdir_or_a_report_that_cannot_be_written_is_one_line(capfd, cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    assert "--workdir" in refused(capfd, *SMALL, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert "--workdir" in refused(capfd, *SMALL, cells, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert "no/folder/out.json" in refused(capfd, *SMALL, cells, "--report=no/folder/out.json")
 
 
 def test_damaged_data_are_one_line(capfd, tmp_path):

@@ -1,6 +1,7 @@
 """The native op as a policy's user meets it: the same images, and one line where it cannot be had.
 
-That every single op is within a grey level of XLA is in `test_laws`; memory and threads are in `test_native_robust`.
+That every single op is within a grey level of XLA is in `test_laws`, a recipe's policy in `test_policy`; memory and
+threads are in `test_native_robust`.
 """
 
 import configparser
@@ -22,17 +23,14 @@ from bloodcell.augment.native import backend, build, library, program, selftest
 from bloodcell.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FLAGS = {path.stem: next((line.removeprefix("--augment=") for line in path.read_text().splitlines()
-                          if line.startswith("--augment=")), "") for path in sorted((ROOT / "flags").glob("*.cfg"))}
 pytestmark = pytest.mark.usefixtures("xla_program")
 COUNT, SIDE = 48, 64
-# What the recipes do not say: every primitive after every other, and what nests inside alternatives.
+# What the recipe in `test_policy` does not say: every primitive after every other, and what nests inside alternatives.
 POLICIES = {
-    **FLAGS,
     "all primitives": "rotate(90) | contrast(0.5) | hue(0.2) | sharpness(0.9) | gridmask@0.5 | pixelate(0.5)@0.3 | "
                       "noise(9)@0.5 | jpeg(40)@0.5 | equalize@0.3 | autocontrast@0.5",
-    "nested": "someof(2, oneof(trivialaugment, augmix(severity=5, width=2, depth=2)), posterize(3), "
-              "augmix(severity=9, width=1)) | perspective(0.3, fill='edge')@0.5",
+    "nested": "someof(2, oneof(hue(0.3), augmix(severity=5, width=2, depth=2)), posterize(3), "
+              "oneof(flip, gray)@0.5) | perspective(0.3, fill='edge')@0.5",
 }
 
 
@@ -41,16 +39,17 @@ def images():
     return np.concatenate([cells.cells(COUNT // 2), cells.hard(COUNT // 2)])[:, 8:8 + SIDE, 8:8 + SIDE - 5]
 
 
-def both(text, images, epoch=0, dtype="float32"):
-    """The same draws through XLA and through the native op, each compiled."""
+def both(text, images):
+    """The same draws through XLA and through the native op, compiled."""
     held, ids = tf.constant(images), tf.range(len(images), dtype=tf.int64)
-    shown = []
-    for name in ("xla", "native"):
-        policy = augment.parse(text, backend=name)
-        program = tf.function(lambda policy=policy: policy(held, ids, epoch=epoch, seed=3, dtype=dtype),
-                              jit_compile=True, autograph=False)
-        shown.append(tf.cast(program(), tf.float32).numpy())
-    return shown
+    by_xla, native = (augment.parse(text, backend=name) for name in ("xla", "native"))
+
+    @tf.function(jit_compile=True, autograph=False)
+    def program():
+        draws = by_xla.draw(ids, epoch=0, seed=3)
+        return by_xla.apply(held, draws), native.apply(held, draws)
+
+    return [shown.numpy() for shown in program()]
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -59,6 +58,19 @@ def test_a_policy_gives_the_same_images_to_the_last_bit(name, images, native_op)
     by_xla, native = both(POLICIES[name], images)
     assert (by_xla != images).any()
     np.testing.assert_array_equal(native, by_xla)
+
+
+def test_two_mixtures_in_a_program_are_what_each_is_alone(images, native_op):
+    texts = ("augmix(severity=5, width=2, depth=2)", "augmix(severity=9, width=1)")
+    policy = augment.parse(" | ".join(texts), backend="native")
+    draws = policy.draw(tf.range(COUNT, dtype=tf.int64), epoch=0, seed=3)
+    shown = tf.constant(images)
+    for number, text in enumerate(texts, start=1):
+        own = {path.replace(f"{number}.", "1.", 1): each for path, each in draws.items()
+               if path.startswith(f"{number}.")}
+        before, shown = shown, augment.parse(text, backend="native").apply(shown, own, dtype="uint8")
+        assert (shown.numpy() != before.numpy()).any()
+    np.testing.assert_array_equal(policy.apply(tf.constant(images), draws, dtype="uint8"), shown)
 
 
 def test_the_last_row_is_rounded_like_any_other(native_op):
@@ -117,7 +129,7 @@ def test_asking_for_a_gradient_is_an_error(images, native_op):
 
 
 def test_where_the_batch_is_not_known_beforehand_xla_takes_over_and_it_is_said(images, native_op):
-    policy = augment.parse("rotate(30)", backend="native")
+    policy = augment.parse("hue(0.3)", backend="native")
     ids = np.arange(COUNT)
     batches = tf.data.Dataset.from_tensor_slices((images, ids)).batch(20)
     with pytest.warns(UserWarning, match="batches of one size, known beforehand; XLA augments"):
@@ -216,9 +228,12 @@ def test_a_training_by_the_native_op_says_so_in_its_first_line(tmp_path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     _keep(library.folder(), passed=True, wrong="", processor=library.processor())
     shutil.copy(made, library.folder() / library.NAME)
+    data = tmp_path / "cells.npz"
+    np.savez(data, images=cells.cells(40)[:, :32, :32], labels=np.arange(40) % 2)
     done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), "--model=mobilenet_v3_small", "--weights=none", "--image_size=32",
-         "--stages=all(epochs=1, lr=1e-3)", "--dry_run", "--augment=rotate(90)", f"--workdir={tmp_path / 'run'}"],
+        [sys.executable, str(ROOT / "main.py"), "--model=cnn", "--weights=none", "--image_size=32", "--batch_size=8",
+         f"--data={data}", "--clean=none", "--split=fractions(0.6, 0.2, 0.2)", "--stages=all(epochs=1, lr=1e-3)",
+         "--dry_run", "--augment=flip", f"--workdir={tmp_path / 'run'}"],
         capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "| augmentation: native |" in done.stdout.splitlines()[0]

@@ -1,5 +1,6 @@
 """Policies: parsing, choice, layers against Pillow, replay, and samples that do not know each other."""
 
+import pathlib
 import re
 import tempfile
 
@@ -13,8 +14,10 @@ import tensorflow as tf
 from bloodcell import augment
 from bloodcell.errors import InputError
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 V2S = ("flip | rotate(180) | zoom(0.2) | oneof(augmix(severity=3), randaugment(n=3, m=4)) | "
        "oneof(gridmask, cutout(0.5)) | oneof(channel_shuffle, channel_shift(0.3), hue(0.3))")
+EPOCH, SEED = 2, 9
 
 
 def _ids(count):
@@ -30,10 +33,31 @@ def images():
     return np.concatenate([cells.cells(30), cells.hard(10)])
 
 
+def _compiled(text):
+    """Returns a policy as a compiled program, which gives the images and the draws that it made."""
+    policy = augment.parse(text)
+
+    def program(images, ids, epoch, seed):
+        draws = policy.draw(ids, epoch=epoch, seed=seed)
+        return policy.apply(images, draws), draws
+
+    program = tf.function(program, jit_compile=True, autograph=False)
+
+    def run(images, ids, epoch=EPOCH, seed=SEED):
+        shown, draws = program(tf.constant(images), *(tf.constant(each, tf.int64) for each in (ids, epoch, seed)))
+        return shown.numpy(), draws
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def compiled_v2s():
-    policy = augment.parse(V2S)
-    return tf.function(lambda images, ids, epoch, seed: policy(images, ids, epoch=epoch, seed=seed), jit_compile=True)
+    return _compiled(V2S)
+
+
+@pytest.fixture(scope="module")
+def eager_v2s(images):
+    return augment.parse(V2S)(images, _ids(40), epoch=EPOCH, seed=SEED).numpy()
 
 
 @pytest.mark.parametrize(("text", "says"), [
@@ -98,12 +122,14 @@ def test_empty_policy_only_casts(images):
     np.testing.assert_array_equal(augment.parse("")(images, _ids(40), epoch=0, seed=0).numpy(), images)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "uint8"])
-def test_result_has_the_asked_dtype_and_exact_levels(images, dtype):
+def test_result_has_the_asked_dtype_and_exact_levels(images):
     policy = augment.parse("flip | brightness(0.4)")
-    result = policy(images, _ids(40), epoch=0, seed=0, dtype=dtype)
-    assert result.dtype == tf.as_dtype(dtype)
-    np.testing.assert_array_equal(tf.cast(result, tf.float32), policy(images, _ids(40), epoch=0, seed=0))
+    usual = policy(images, _ids(40), epoch=0, seed=0)
+    assert usual.dtype == tf.float32
+    for dtype in ("float32", "bfloat16", "float16", "uint8"):
+        result = policy(images, _ids(40), epoch=0, seed=0, dtype=dtype)
+        assert result.dtype == tf.as_dtype(dtype)
+        np.testing.assert_array_equal(tf.cast(result, tf.float32), usual)
 
 
 def test_oneof_chooses_equally_and_gates_hold_with_their_probability():
@@ -167,10 +193,11 @@ def test_autograph_finds_nothing_to_convert_in_what_a_user_calls(images, tmp_pat
     assert converted == {"lam", "wrapper"}  # the test's own, and the word that tells autograph to leave the rest
 
 
-def _scopes(text, images):
-    """Returns the primitives whose name scope occurs in the program of a policy."""
+def _scopes(text, images, *, draws=None):
+    """Returns the primitives whose name scope occurs in the program of a policy, or in that which applies draws."""
     policy = augment.parse(text)
-    compiled = tf.function(lambda x, ids: policy(x, ids, epoch=0, seed=0), jit_compile=True)
+    compiled = tf.function(lambda x, ids: policy.apply(x, draws) if draws else policy(x, ids, epoch=0, seed=0),
+                           jit_compile=True, autograph=False)
     hlo = compiled.experimental_get_compiler_ir(tf.constant(images), _ids(len(images)))(stage="hlo")
     return {scope for name in re.findall(r'op_name="([^"]*)"', hlo) for scope in name.split("/")[:-1]}
 
@@ -180,7 +207,9 @@ PRIMITIVES = {op.primitive: name for name, op in augment.REGISTRY.items()}
 
 @pytest.mark.parametrize("primitive", sorted(PRIMITIVES))
 def test_a_program_holds_the_primitive_it_draws_and_no_other(primitive, images, xla_program):
-    assert _scopes(PRIMITIVES[primitive], images[:4]) & set(PRIMITIVES) == {primitive}
+    name = PRIMITIVES[primitive]
+    draws = augment.parse(name).draw(_ids(4), epoch=0, seed=0)
+    assert _scopes(name, images[:4], draws=draws) & set(PRIMITIVES) == {primitive}
 
 
 @pytest.mark.parametrize(("text", "present"), [
@@ -193,47 +222,52 @@ def test_what_a_policy_cannot_draw_is_absent_from_its_program(text, present, ima
     assert _scopes(text, images[:4]) & {*PRIMITIVES, "mean", "extremes", "cumulative", "blend"} == present
 
 
-def test_replayed_draws_give_the_same_images(images):
+def test_replayed_draws_give_the_same_images(images, eager_v2s):
     policy = augment.parse(V2S)
-    draws = policy.draw(_ids(40), epoch=2, seed=9)
-    np.testing.assert_array_equal(policy.apply(tf.constant(images), draws), policy(images, _ids(40), epoch=2, seed=9))
+    draws = policy.draw(_ids(40), epoch=EPOCH, seed=SEED)
+    np.testing.assert_array_equal(policy.apply(tf.constant(images), draws), eager_v2s)
 
 
 def test_seed_epoch_and_id_each_change_what_happens(images, compiled_v2s):
-    def run(ids, epoch, seed):
-        return compiled_v2s(tf.constant(images), tf.constant(ids, tf.int64), tf.constant(epoch, tf.int64),
-                            tf.constant(seed, tf.int64)).numpy()
-
-    base = run(np.arange(40), 0, 0)
-    np.testing.assert_array_equal(base, run(np.arange(40), 0, 0))
-    for other in (run(np.arange(40), 1, 0), run(np.arange(40), 0, 1), run(np.arange(40) + 40, 0, 0)):
+    ids = np.arange(40)
+    base, _ = compiled_v2s(images, ids)
+    np.testing.assert_array_equal(base, compiled_v2s(images, ids)[0])
+    for other, _ in (compiled_v2s(images, ids, epoch=EPOCH + 1), compiled_v2s(images, ids, seed=SEED + 1),
+                     compiled_v2s(images, ids + 40)):
         assert (base != other).any(axis=(1, 2, 3)).mean() > 0.95
 
 
-def test_a_sample_is_the_same_in_another_batch_of_the_compiled_program(images, compiled_v2s):
+def test_the_native_op_gives_a_recipes_images_to_the_last_bit(images, xla_program, native_op, compiled_v2s):
+    assert f"--augment={V2S}" in (ROOT / "flags/v2s.cfg").read_text(encoding="utf-8").splitlines()
+    by_xla, draws = compiled_v2s(images, np.arange(40))
+    assert (by_xla != images).any()
+    natively = tf.function(augment.parse(V2S, backend="native").apply, jit_compile=True, autograph=False)
+    np.testing.assert_array_equal(natively(tf.constant(images), draws), by_xla)
+
+
+def test_a_sample_is_the_same_in_another_batch_of_the_compiled_program(images):
     """Rows, batch size and replica (a shard of the batch) do not matter."""
-    zero = tf.constant(0, tf.int64)
-    whole = compiled_v2s(tf.constant(images), _ids(40), zero, zero).numpy()
+    run = _compiled("contrast(0.5)@0.8")
+    whole, _ = run(images, np.arange(40))
     rows = np.random.default_rng(0).permutation(40)[:33]  # not a multiple of a chunk
-    part = compiled_v2s(tf.constant(images[rows]), tf.constant(rows, tf.int64), zero, zero).numpy()
+    part, _ = run(images[rows], rows)
     assert (np.abs(part - whole[rows]) > 1).mean() <= 1e-4
     assert (part != whole[rows]).mean() <= 1e-3
 
 
-def test_eager_and_compiled_agree_for_a_whole_policy(images, compiled_v2s):
-    compiled = compiled_v2s(tf.constant(images), _ids(40), tf.constant(0, tf.int64), tf.constant(0, tf.int64)).numpy()
-    eager = augment.parse(V2S)(images, _ids(40), epoch=0, seed=0).numpy()
+def test_eager_and_compiled_agree_for_a_whole_policy(images, compiled_v2s, eager_v2s):
     # Seven stages deep: a level's difference may cross a threshold (solarize, posterize) of a later stage.
-    assert (np.abs(compiled - eager) > 1).mean() < 5e-3
+    compiled, _ = compiled_v2s(images, np.arange(40))
+    assert (np.abs(compiled - eager_v2s) > 1).mean() < 5e-3
 
 
 def test_works_in_anybodys_map_over_batches_of_unknown_size(images):
-    policy = augment.parse(V2S)
+    policy = augment.parse("augmix(severity=3) | cutout(0.5)@0.5")  # of every kind of stage
     dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(40))).batch(16)
-    mapped = dataset.map(lambda x, ids: policy(x, ids, epoch=0, seed=0))
+    mapped = dataset.map(lambda x, ids: policy(x, ids, epoch=EPOCH, seed=SEED))
     got = np.concatenate(list(mapped.as_numpy_iterator()))
-    eager = policy(images, _ids(40), epoch=0, seed=0).numpy()
     assert got.shape == images.shape
+    eager = policy(images, _ids(40), epoch=EPOCH, seed=SEED).numpy()
     assert (np.abs(got - eager) > 1).mean() < 5e-3
 
 

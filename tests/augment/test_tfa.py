@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     import tensorflow_addons as tfa
 tfa.options.disable_custom_kernel()  # built for TensorFlow 2.15; the same formulas in Python serve
 
-COUNT = 40
+COUNT = 16
 SIZE = (96, 96)
 SEEDS = tf.range(COUNT, dtype=tf.int64) * 7919 + 5
 VALUE = 77
@@ -63,11 +63,14 @@ def _inner(name, draws):
     return ~source_maps.near_frame(x, y, SIZE, reach=1)
 
 
+# Of one image at a time; one graph for all of them.
+_adjusted = tf.function(tfa.image.adjust_hsv_in_yiq, autograph=False)
+
 # Our names of the fills, and TFA's.
 FILLS = {"constant": "constant", "edge": "nearest", "reflect": "reflect"}
 
 
-@pytest.mark.parametrize("level", [0.1, 0.45, 0.9])
+@pytest.mark.parametrize("level", [0.1, 0.9])
 @pytest.mark.parametrize("fill", FILLS)
 def test_rotate(fill, level, images):
     """Both turn counter-clockwise about the centre of the pixels' centres; TFA by radians, ours by degrees."""
@@ -170,5 +173,5 @@ def test_hue(level, images):
     draws = _draws("hue", level)
     ours = _ours("hue", images, draws)
     for image, mine, turn in zip(images, ours, draws["turn"].numpy(), strict=True):
-        expected = tfa.image.adjust_hsv_in_yiq(tf.constant(image, tf.float32), 2 * math.pi * turn).numpy()
+        expected = _adjusted(tf.constant(image, tf.float32), tf.constant(2 * math.pi * turn, tf.float32)).numpy()
         assert np.abs(mine - np.clip(expected, 0, 255)).max() <= ROUNDING

@@ -74,7 +74,7 @@ def test_the_clean_set_needs_no_second_audit(audited, capsys):
 
 
 def test_training_leaves_out_what_an_audit_removes_and_says_so(data, audited, tmp_path, capsys):
-    flags = ("--model=mobilenet_v3_small", "--weights=none", "--batch_size=16", "--stages=all(epochs=1, lr=1e-3)",
+    flags = ("--model=cnn", "--weights=none", "--batch_size=16", "--stages=all(epochs=1, lr=1e-3)",
              "--progress=none", "--explain=none", f"--data={data}", f"--workdir={tmp_path / 'run'}", "--image_size=32")
     again = ("--mode=evaluate", f"--checkpoint={tmp_path / 'run'}", f"--data={data}", "--split=run", "--progress=none",
              "--explain=none")

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from bloodcell.commands import classifying, evaluate
 from bloodcell.data import demo
 from bloodcell.errors import InputError
 from bloodcell.evaluate import metrics, temperature
+from bloodcell.models import cnn
 from bloodcell.train import checkpoints
 from bloodcell.train import strategy as strategies
 
@@ -27,6 +29,14 @@ def data(tmp_path_factory) -> pathlib.Path:
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """A network of the same kind, which is built and traced sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "_CHANNELS", (16,))
+        yield
+
+
 def write(run: pathlib.Path, seed: int, *, size: int = 32, names: tuple[str, ...] = CLASSES) -> pathlib.Path:
     """Writes a run with random weights whose logits are far apart."""
     (run / "checkpoints").mkdir(parents=True)
@@ -38,9 +48,16 @@ def write(run: pathlib.Path, seed: int, *, size: int = 32, names: tuple[str, ...
     return run
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> list[pathlib.Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [write(folder / name, seed) for seed, name in enumerate(("first", "second"))]
+
+
 @pytest.fixture
-def runs(tmp_path) -> list[pathlib.Path]:
-    return [write(tmp_path / name, seed) for seed, name in enumerate(("first", "second"))]
+def runs(written, tmp_path) -> list[pathlib.Path]:
+    """Two runs, a test's own, since a fit writes into them."""
+    return [pathlib.Path(shutil.copytree(run, tmp_path / run.name)) for run in written]
 
 
 def settings(*arguments: str) -> config.Config:
@@ -51,9 +68,10 @@ def settings(*arguments: str) -> config.Config:
     return parsed
 
 
-def logits_of(run: pathlib.Path, pixels: np.ndarray) -> np.ndarray:
+def logits_of(run: pathlib.Path, *views: np.ndarray) -> np.ndarray:
+    """Returns [N,C] of each view's images, one after the other."""
     model, _ = checkpoints.load_model(str(run))
-    return np.asarray(model(pixels.astype(np.float32), training=False), np.float64)
+    return np.asarray(model(np.concatenate(views).astype(np.float32), training=False), np.float64)
 
 
 def evaluated(capsys, *arguments: str) -> tuple[dict, list[str]]:
@@ -69,15 +87,15 @@ def test_an_ensemble_is_the_mean_of_probabilities_and_each_step_has_its_row(runs
     cells = np.load(data)
     pixels, labels = cells["images"], cells["labels"]
     views = [pixels, pixels[:, :, ::-1], pixels[:, ::-1], pixels[:, ::-1, ::-1]]
-    each = [[scipy.special.softmax(logits_of(run, view) / 3, axis=1) for view in views] for run in runs]
-    expected = metrics.compute(labels, np.mean(each, axis=(0, 1)), CLASSES)
+    logits = np.stack([logits_of(run, *views).reshape(4, len(pixels), -1) for run in runs])
+    expected = metrics.compute(labels, scipy.special.softmax(logits / 3, axis=-1).mean(axis=(0, 1)), CLASSES)
     assert figures["accuracy"] == pytest.approx(expected["accuracy"])
     assert figures["ece"] == pytest.approx(expected["ece"], abs=1e-4)
     start = lines.index("what each option brings, and what it costs:") + 2
     names = [line.split("  ")[1] for line in lines[start:start + 5]]
     assert names == [f"{runs[0]}, as trained", f"{runs[1]}, as trained", "mean of the 2 networks",
                      "+ temperature 3.00, 3.00", "+ mean of 4 views"]
-    alone = metrics.compute(labels, scipy.special.softmax(logits_of(runs[0], pixels), axis=1), CLASSES)
+    alone = metrics.compute(labels, scipy.special.softmax(logits[0, 0], axis=1), CLASSES)
     row = lines[start].split()
     assert [float(row[-5]), float(row[-3])] == pytest.approx([alone["accuracy"], alone["ece"]], abs=6e-5)
 
@@ -121,12 +139,8 @@ def test_it_is_fitted_under_the_policy_that_it_names(runs, data, capsys):
     assert stored["temperature"] == pytest.approx(value, rel=1e-3)
 
 
-def test_statistics_of_the_measured_images_are_said_and_change_nothing_on_disk(data, tmp_path, capsys):
-    run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    model = models.build("mobilenet_v3_small", weights="none", head="", image_size=32, num_classes=8, seed=0)
-    checkpoints.save_model_file(run, name="mobilenet_v3_small", head="", image_size=32, class_names=CLASSES)
-    checkpoints.Checkpoints(run).save("best", {}, model)
+def test_statistics_of_the_measured_images_are_said_and_change_nothing_on_disk(runs, data, capsys):
+    run = runs[0]
     content = (run / "checkpoints" / "best.npz").read_bytes()
     plain, _ = evaluated(capsys, f"--checkpoint={run}", f"--data={data}")
     figures, lines = evaluated(capsys, f"--checkpoint={run}", f"--data={data}", "--batch_norm=data")

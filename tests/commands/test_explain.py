@@ -1,5 +1,7 @@
 """The sheet of a policy shows training's own images, every class, each pixel; and counts what the policy draws."""
 
+import contextlib
+import io
 from typing import Any
 
 import numpy as np
@@ -23,60 +25,67 @@ def settings(*arguments: str) -> config.Config:
     return parsed
 
 
-@pytest.fixture
-def data(tmp_path):
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
     images, labels = demo.render(48, seed=1, size=40)
-    np.savez(tmp_path / "cells.npz", images=images, labels=labels)
-    return tmp_path / "cells.npz"
+    path = tmp_path_factory.mktemp("data") / "cells.npz"
+    np.savez(path, images=images, labels=labels)
+    return path
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """What the sheet was asked to show."""
+def explained(*arguments: str) -> dict[str, Any]:
+    """Explains a policy; returns what the sheet was asked to show, and the command's printed "lines"."""
     asked: dict[str, Any] = {}
 
     def record(images, **rest):
         asked.update(rest, images=images)
         return contact_sheet.contact_sheet_png(images, **rest)
 
-    monkeypatch.setattr(explaining_policy, "contact_sheet_png", record)
-    return asked
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(explaining_policy, "contact_sheet_png", record)
+        explain.run(settings(*arguments))
+    return {**asked, "lines": printed.getvalue().splitlines()}
 
 
-def test_the_columns_are_the_training_images_of_epochs_1_to_8(data, drawn, tmp_path):
-    chosen = settings(f"--data={data}", "--seed=3", f"--workdir={tmp_path}")
-    explain.run(chosen)
-    learned = parts.load(chosen)["train"]
+@pytest.fixture(scope="module")
+def shown(data, tmp_path_factory):
+    """A folder with the sheet of seed 3, and what it shows."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, explained(f"--data={data}", "--seed=3", f"--workdir={folder}")
+
+
+def test_the_columns_are_the_training_images_of_epochs_1_to_8(data, shown):
+    learned, drawn = parts.load(settings(f"--data={data}", "--seed=3"))["train"], shown[1]
     everything = augment.parse(POLICY)
+    versions = [learned.images[:], *(
+        everything(tf.constant(learned.images[:]), tf.constant(learned.ids), epoch=epoch, seed=3).numpy()
+        for epoch in range(1, 9))]
+    assert drawn["images"].shape[:2] == (8, 9)
     for row, picture in enumerate(drawn["images"]):
         index = next(i for i, image in enumerate(learned.images) if np.array_equal(image, picture[0]))
         assert drawn["rows"][row] == learned.class_names[np.asarray(learned.labels)[index]]
-        for epoch in range(1, 9):
-            alone = everything(tf.constant(learned.images[index:index + 1]), tf.constant(learned.ids[index:index + 1]),
-                               epoch=epoch, seed=3)
-            np.testing.assert_array_equal(picture[epoch], alone.numpy()[0])
+        np.testing.assert_array_equal(picture, [images[index] for images in versions])
 
 
-def test_the_demo_set_is_the_one_that_training_has(drawn, tmp_path, monkeypatch):
+def test_the_demo_set_is_the_one_that_training_has(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "PART_SIZES", {"train": 70, "val": 8, "test": 8})
-    chosen = settings("--seed=2", f"--workdir={tmp_path}")
-    images, ids = explaining_policy.training_images(chosen)
-    learned = parts.load(chosen)["train"]
+    chosen = ("--seed=2", "--augment=flip", f"--workdir={tmp_path}")
+    images, ids = explaining_policy.training_images(settings(*chosen))
+    learned = parts.load(settings(*chosen))["train"]
     np.testing.assert_array_equal(ids, learned.ids)
     np.testing.assert_array_equal(images.images, learned.images[:len(images)])
     np.testing.assert_array_equal(images.labels, np.asarray(learned.labels)[:len(images)])
-    explain.run(chosen)
-    assert drawn["rows"] == list(demo.CLASS_NAMES)
+    assert explained(*chosen)["rows"] == list(demo.CLASS_NAMES)
 
 
-def test_a_seed_gives_one_file_and_another_seed_another(data, tmp_path, capsys):
-    sheets = []
-    for seed in (0, 0, 1):
-        explain.run(settings(f"--data={data}", f"--seed={seed}", f"--workdir={tmp_path / 'run'}"))
+def test_a_seed_gives_one_file_and_another_seed_another(data, shown, tmp_path):
+    sheets = [(shown[0] / "explain_augment.png").read_bytes()]
+    for seed in (3, 1):
+        lines = explained(f"--data={data}", f"--seed={seed}", f"--workdir={tmp_path / 'run'}")["lines"]
         sheets.append((tmp_path / "run" / "explain_augment.png").read_bytes())
     assert sheets[0] == sheets[1] != sheets[2]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["explain_augment.png"]
-    lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"wrote {tmp_path / 'run' / 'explain_augment.png'}"
     assert [line.split()[0] for line in lines[-5:-1]] == ["flip", "rotate", "cutout", "no"]
 
@@ -96,13 +105,14 @@ def test_shares_count_an_image_once_whatever_the_axes_before_it():
                     contact_sheet.Bar("no op at all", "", 0.375)]
 
 
-def test_shares_of_a_policy_are_its_probabilities():
+def test_shares_of_a_policy_are_its_probabilities(monkeypatch):
     bars = {bar.name: bar for bar in explaining_policy.shares(augment.parse(POLICY), np.arange(2000), seed=0)}
     assert bars["flip"].share == 1
     assert bars["rotate"].share == pytest.approx(0.25, abs=0.02)
     assert bars["rotate"].remark == "degrees -90..90"
     assert bars["cutout"].remark == "size 0.40"
     assert bars["no op at all"].share == 0
+    monkeypatch.setattr(explaining_policy, "EPOCHS", 1)
     for name in augment.COMBINATORS:
         policy = augment.parse(augment.COMBINATORS[name].example)
         for bar in explaining_policy.shares(policy, np.arange(100), seed=0):
@@ -156,4 +166,4 @@ def test_what_cannot_be_explained_is_one_line(arguments, expected):
 def test_a_folder_that_cannot_be_written_is_one_line(data, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot write"):
-        explain.run(settings(f"--data={data}", f"--workdir={tmp_path / 'file' / 'run'}"))
+        explain.run(settings(f"--data={data}", "--augment=flip", f"--workdir={tmp_path / 'file' / 'run'}"))

@@ -17,10 +17,19 @@ from bloodcell.data.dataset import ImageSet
 from bloodcell.errors import InputError
 from bloodcell.evaluate import explanation_sheets
 from bloodcell.evaluate.classifier import Classifier, Member
+from bloodcell.models import cnn
 from bloodcell.train import checkpoints
 from bloodcell.train import strategy as strategies
 
 SIZE, TRAINED = 32, 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """A network of the same kind, which is built and traced sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "_CHANNELS", (8, 48))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +68,13 @@ def shown(run, data, tmp_path_factory):
     return folder, json.loads((folder / "explanations.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def classifier(run, data, tmp_path_factory) -> Classifier:
+    """The run's own, as the command loads it."""
+    return classifying.load(everything(run, data, tmp_path_factory.mktemp("unused")), strategies.resolve(
+        strategy="none", replicas=0, precision="auto", jit="auto", seed=0)).classifier
+
+
 @pytest.fixture
 def copied(run, tmp_path):
     return shutil.copytree(run, tmp_path / "run")
@@ -75,25 +91,19 @@ def everything(run, data, folder) -> config.Config:
     return settings("--explain=model", f"--checkpoint={run}", f"--data={data / 'test.npz'}", f"--workdir={folder}")
 
 
-def loaded_of(chosen: config.Config) -> Classifier:
-    return classifying.load(chosen, strategies.resolve(strategy="none", replicas=0, precision="auto", jit="auto",
-                                                       seed=0)).classifier
-
-
 def pixels_of(path) -> np.ndarray:
     return tf.io.decode_png(path.read_bytes(), channels=3).numpy()
 
 
-def test_all_that_there_is_to_show(shown, run, data):
+def test_all_that_there_is_to_show(shown, classifier, data):
     folder, found = shown
-    chosen = everything(run, data, folder)
     with np.load(data / "test.npz") as archive:
         images, labels = np.asarray(archive["images"]), np.asarray(archive["labels"])
     names, ids = found["class_names"], np.arange(len(labels))
-    probabilities = tf.nn.softmax(loaded_of(chosen).batch(images, ids).logits[0, 0]).numpy()
+    probabilities = tf.nn.softmax(classifier.batch(images, ids).logits[0, 0]).numpy()
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    assert "Grad-CAM has 2x2 values for 32x32 pixels" in found["coarseness"]
+    assert "Grad-CAM has 8x8 values for 32x32 pixels" in found["coarseness"]
 
     order = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:explaining.MOST_MISTAKES]
     assert [each["row"] for each in found["mistakes"]] == order.tolist()
@@ -115,7 +125,7 @@ def test_all_that_there_is_to_show(shown, run, data):
 
     divided = parts.load(settings("--explain=segment", "--segment=threshold", f"--data={data / 'train.npz'}",
                                   f"--image_size={SIZE}", "--clean=none", "--split=fractions(0.8, 0.2)"))["train"]
-    vectors = [loaded_of(chosen).batch(own.images, own.ids).features[0]
+    vectors = [classifier.batch(own.images, own.ids).features[0]
                for own in (divided, ImageSet(images, labels, ids, tuple(names), "", ("",) * 40))]
     learned, asked = (own / np.linalg.norm(own, axis=1, keepdims=True) for own in vectors)
     for each in found["neighbours"]:
@@ -209,8 +219,7 @@ def test_training_images_are_those_of_the_run_or_none(copied, data):
     assert "cannot be read (" in str(explaining.training_of(data))
 
 
-def test_a_model_without_mistakes_and_a_class_without_images(copied, data):
-    classifier = loaded_of(settings("--explain=model", f"--checkpoint={copied}", "--data=demo"))
+def test_a_model_without_mistakes_and_a_class_without_images(classifier, data):
     with np.load(data / "test.npz") as archive:
         pixels = archive["images"]
     outputs = classifier.batch(pixels, np.arange(len(pixels)))
@@ -221,8 +230,9 @@ def test_a_model_without_mistakes_and_a_class_without_images(copied, data):
     assert found.neighbours is not None
     np.testing.assert_array_equal(found.neighbours.ids[:, 0], found.neighbours.cells.ids)  # itself
     np.testing.assert_allclose(found.neighbours.similarity[:, 0], 1, atol=1e-5)
-    assert all(png.startswith(b"\x89PNG") for png in explaining.pictures(found).values())
-    assert len(explaining.pictures(found)) == 4
+    drawn = explaining.pictures(found)
+    assert len(drawn) == 4
+    assert all(png.startswith(b"\x89PNG") for png in drawn.values())
 
 
 def test_heat_for_the_true_class_beside_that_for_the_class_named():
@@ -230,9 +240,9 @@ def test_heat_for_the_true_class_beside_that_for_the_class_named():
     logits = model.get_layer("head").get_layer("logits")
     kernel, _ = logits.get_weights()
     logits.set_weights([np.stack([np.abs(kernel[:, 0]), -np.abs(kernel[:, 0])], axis=1), np.zeros(2)])
-    classifier, pixels = Classifier([Member("a", model)]), demo.render(4, seed=0, size=SIZE)[0]
+    made, pixels = Classifier([Member("a", model)]), demo.render(4, seed=0, size=SIZE)[0]
     images = ImageSet(pixels, np.array([0, 1, 0, 1]), np.arange(4), ("a", "b"), "cells", ("",) * 4)
-    found = explaining.explanations(classifier, images, classifier.batch(pixels, images.ids), kinds=("mistakes",))
+    found = explaining.explanations(made, images, made.batch(pixels, images.ids), kinds=("mistakes",))
     assert found.mistakes is not None
     assert sorted(found.mistakes.rows.tolist()) == [1, 3]
     assert (found.mistakes.heat.max(axis=(1, 2)) == 1).all()

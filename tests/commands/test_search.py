@@ -19,6 +19,7 @@ from bloodcell import config
 from bloodcell.commands import search
 from bloodcell.data import demo
 from bloodcell.errors import InputError, Stopped
+from bloodcell.models import cnn
 from bloodcell.search import objective
 
 TINY = ("--mode=search", "--model=cnn", "--weights=none", "--image_size=16", "--batch_size=16", "--clean=none",
@@ -37,6 +38,14 @@ def settings(*arguments: str) -> config.Config:
 def _own_precision():
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """A network of the same kind, which is built and traced sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "_CHANNELS", (16,))
+        yield
 
 
 @pytest.fixture
