@@ -137,7 +137,11 @@ def _perspective_sample(strength: tf.Tensor, u: tf.Tensor, options: Mapping[str,
 
 
 def _perspective_lower(draws: Draws, options: Mapping[str, Any], size: Size, statistics: Statistics) -> Warp:
-    """Heckbert's map of the unit square to a quadrilateral ("Fundamentals of texture mapping", 1989), inverted."""
+    """Heckbert's map of the unit square to a quadrilateral ("Fundamentals of texture mapping", 1989), inverted.
+
+    Its sign, which is no part of a projective map, decides which side of the horizon is seen. The map as it stands has
+    the first corner before the horizon; where the other three are behind, they are what is to be seen.
+    """
     x0, y0, x1, y1, x2, y2, x3, y3 = (
         shift if positive else 1.0 - shift
         for shift, positive in zip(tf.unstack(draws["shifts"], axis=1), (1, 1, 0, 1, 0, 0, 1, 0), strict=True))
@@ -148,6 +152,8 @@ def _perspective_lower(draws: Draws, options: Mapping[str, Any], size: Size, sta
     a, b, c = x1 - x0 + g * x1, x3 - x0 + h * x3, x0
     d, e, f = y1 - y0 + g * y1, y3 - y0 + h * y3, y0
     determinant = a * (e - f * h) - b * (d - f * g) + c * (d * h - e * g)
+    behind = (1.0 + g < 0) & (1.0 + g + h < 0) & (1.0 + h < 0)
+    determinant = tf.where(behind, -determinant, determinant)
     width, height = size[1] - 1.0, size[0] - 1.0
     rows = [(e - f * h), (c * h - b) * width / height, (b * f - c * e) * width,
             (f * g - d) * height / width, (a - c * g), (c * d - a * f) * height,
