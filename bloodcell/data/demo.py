@@ -1,7 +1,7 @@
 """The demo set: rendered blood cells, so that everything runs at once, anywhere, offline.
 
 Here belong the public call and how an image is put together; `demo_scene` holds the canvas and the optics,
-`demo_cells` the eight cells. NumPy alone: rendering must not wait for TensorFlow.
+`demo_cells` the eight cells. Nothing of TensorFlow: rendering must not wait for it.
 
 An image is a pure function of (seed, part, index, size): asking for more images never changes the first ones. The
 pictures have the classes, class frequencies and look of BloodMNIST's training set, but no diagnostic worth.
@@ -10,6 +10,7 @@ pictures have the classes, class frequencies and look of BloodMNIST's training s
 from collections.abc import Callable
 
 import numpy as np
+import threadpoolctl
 
 from bloodcell.data.demo_cells import PAINTERS, loose_platelet
 from bloodcell.data.demo_scene import FRAME, Scene
@@ -65,6 +66,7 @@ def _image(label: int, rng: np.random.Generator, size: int) -> np.ndarray:
     return scene.photograph()
 
 
+@threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")  # small matrices: threads cost more than they save
 def render(
     count: int,
     *,
