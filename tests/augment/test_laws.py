@@ -17,7 +17,7 @@ OPS = sorted(REGISTRY)
 WITH_STRENGTH = [name for name in OPS if REGISTRY[name].identity is not None]
 COUNT = 48  # three full chunks
 SEEDS = np.arange(COUNT) * 7919 + 3
-LEVELS = np.resize(np.float32([0.15, 0.5, 0.85]), COUNT)  # every kind of image at each
+LEVELS = np.resize(np.array([0.15, 0.5, 0.85], np.float32), COUNT)  # every kind of image at each
 # Where rounding decides whether a source lies inside the image or a pixel inside a mask, single pixels may change.
 EDGES = 2e-3
 
