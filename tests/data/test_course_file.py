@@ -26,8 +26,9 @@ def cells(part: str) -> tuple[np.ndarray, np.ndarray]:
         return tf.io.decode_jpeg(example["image/encoded"], channels=3), example["image/class/label"]
 
     files = sorted(str(path) for path in (SHARED / "pbc96").glob(f"{part}-*.tfrecord"))
-    found = list(tf.data.TFRecordDataset(files).map(parse, num_parallel_calls=2).as_numpy_iterator())
-    return np.stack([image for image, _ in found]), np.asarray([label for _, label in found], np.int64)
+    found = tf.data.TFRecordDataset(files).map(parse, num_parallel_calls=2).batch(1024).as_numpy_iterator()
+    images, labels = zip(*found, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def contaminant(name: str) -> np.ndarray:

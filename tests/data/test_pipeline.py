@@ -117,9 +117,13 @@ def _stages(dataset: tf.data.Dataset) -> list[tf.data.Dataset]:
     return [dataset, *(stage for inner in dataset._inputs() for stage in _stages(inner))]
 
 
-MEMORY = """
+# In a process of its own: logical devices can only be set before TensorFlow starts, and memory is that of a process.
+PROCESS = """
+import json, sys
 import numpy as np
 import tensorflow as tf
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
+                                           [tf.config.LogicalDeviceConfiguration()] * 2)
 from bloodcell.data.dataset import ImageSet
 from bloodcell.data.pipeline import Pipeline
 
@@ -134,32 +138,17 @@ def make(n):
     return ImageSet(images, np.zeros(n, np.int64), np.arange(n), ("a",), "test", tuple(map(str, range(n))))
 
 
-for _ in Pipeline(make(128), batch_size=64).epoch(0, 0):  # whatever TensorFlow loads at first use
-    pass
-images = make(6000)
-before = resident()
-pipeline = Pipeline(images, batch_size=64)
-for _ in pipeline.epoch(0, 0):
-    pass
-print("RESULT", (resident() - before) / images.images.nbytes)
-"""
+copies = None
+if sys.platform.startswith("linux"):
+    for _ in Pipeline(make(128), batch_size=64).epoch(0, 0):  # whatever TensorFlow loads at first use
+        pass
+    images = make(6000)
+    before = resident()
+    pipeline = Pipeline(images, batch_size=64)
+    for _ in pipeline.epoch(0, 0):
+        pass
+    copies = (resident() - before) / images.images.nbytes
 
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
-def test_a_pipeline_and_its_epochs_take_one_copy_of_the_images():
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split("RESULT")[1]) < 1.6
-
-
-DISTRIBUTED = """
-import json, sys
-import numpy as np
-import tensorflow as tf
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
-                                           [tf.config.LogicalDeviceConfiguration()] * 2)
-from bloodcell.data.dataset import ImageSet
-from bloodcell.data.pipeline import Pipeline
 n = 21
 images = ImageSet(np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8),
                   np.arange(n, dtype=np.int64) % 2, np.arange(n, dtype=np.int64), ("a", "b"), "test",
@@ -174,8 +163,20 @@ for batch in strategy.experimental_distribute_dataset(Pipeline(images, batch_siz
         assert (one["image"][:, 0, 0, 0] == one["id"]).all()
         rows.append([one["id"].tolist(), one["weight"].tolist()])
 alone = [batch["id"].tolist() for batch in Pipeline(images, batch_size=8).epoch(0, 0).as_numpy_iterator()]
-print("RESULT" + json.dumps([rows, alone]))
+print("RESULT" + json.dumps([copies, rows, alone]))
 """
+
+
+@pytest.fixture(scope="module")
+def told() -> list:
+    done = subprocess.run([sys.executable, "-c", PROCESS], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.split("RESULT")[1])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
+def test_a_pipeline_and_its_epochs_take_one_copy_of_the_images(told):
+    assert told[0] < 1.6
 
 
 def test_an_epoch_writes_no_source_of_its_functions(tmp_path, monkeypatch):
@@ -197,11 +198,8 @@ def test_an_epoch_ends_when_its_last_batch_has_been_read():
     assert time.monotonic() - began < 0.3
 
 
-def test_two_replicas_share_each_batch_and_see_every_image_once():
-    """In a process of its own: logical devices can only be set before TensorFlow starts."""
-    done = subprocess.run([sys.executable, "-c", DISTRIBUTED], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows, alone = json.loads(done.stdout.split("RESULT")[1])
+def test_two_replicas_share_each_batch_and_see_every_image_once(told):
+    _, rows, alone = told
     assert [rows[i][0] + rows[i + 1][0] for i in range(0, len(rows), 2)] == alone
     real = [i for ids, weights in rows for i, weight in zip(ids, weights, strict=True) if weight]
     assert sorted(real) == list(range(21))

@@ -29,7 +29,7 @@ def intervals(labels, probabilities) -> dict[str, Any]:
 # SciPy draws the same images from the same generator, so the ends are the same numbers and not just near ones.
 @pytest.mark.parametrize(("images", "classes", "levels"), [(60, 3, 0), (40, 2, 1), (12, 4, 0)])
 def test_intervals_are_scipys_of_the_figures_of_each_resample(images, classes, levels, monkeypatch):
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 200)  # each is measured by `metrics.compute`
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 80)  # each is measured by `metrics.compute`
     labels, probabilities = case(images, classes, levels=levels)
     names = tuple(map(str, range(classes)))
 
@@ -38,7 +38,7 @@ def test_intervals_are_scipys_of_the_figures_of_each_resample(images, classes, l
         return np.array([found[name] for name in metrics.HEADLINE], float)
 
     interval = scipy.stats.bootstrap(
-        (np.arange(images),), lambda rows, axis: np.apply_along_axis(figures, axis, rows).T, n_resamples=200,
+        (np.arange(images),), lambda rows, axis: np.apply_along_axis(figures, axis, rows).T, n_resamples=80,
         confidence_level=bootstrap.LEVEL, method="percentile", vectorized=True,
         random_state=np.random.default_rng(bootstrap.SEED)).confidence_interval
     ends = bootstrap.intervals(labels, probabilities)

@@ -9,13 +9,23 @@ import tensorflow as tf
 from bloodcell import models
 from bloodcell.evaluate import gradcam
 from bloodcell.evaluate.classifier import Classifier, Member
-from bloodcell.models import concat
+from bloodcell.models import concat, heads
 
 RNG = np.random.default_rng(0)
 
 
-def built(name: str = "cnn", head: str = "", *, size: int = 32, seed: int = 0) -> keras.Model:
-    return models.build(name, weights="none", head=head, image_size=size, num_classes=3, seed=seed)
+def built(name: str, head: str = "", *, size: int) -> keras.Model:
+    return models.build(name, weights="none", head=head, image_size=size, num_classes=3, seed=0)
+
+
+def small(head: str = "") -> keras.Model:
+    """A backbone of one layer, and a head as of every model."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(16, 8, 8, activation="relu")(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image))
+    backbone = keras.Model(image, x, name="backbone")
+    whole = keras.Input((32, 32, 3))
+    return keras.Model(whole, heads.build(head, backbone.output, 3)(backbone(whole)))
 
 
 def normalised(maps: np.ndarray) -> np.ndarray:
@@ -60,7 +70,7 @@ def test_the_map_of_a_network_set_by_hand():
 @pytest.mark.parametrize("head", ["", "pool('max')", "pool('avg_max') | dropout(0.5)", "flatten | dense(5, 'tanh')",
                                   "dense(6, 'swish') | batch_norm | activation('relu')"])
 def test_each_kind_of_head_by_finite_differences(head):
-    model, images, classes = built(head=head), some_images(3), np.array([2, 0, 1])
+    model, images, classes = small(head), some_images(3), np.array([2, 0, 1])
     maps = model.get_layer("backbone")(images.astype(np.float32)).numpy()
     expected = []
     for features, wanted in zip(maps, classes, strict=True):
@@ -69,7 +79,7 @@ def test_each_kind_of_head_by_finite_differences(head):
         up, down = np.split(logits[:, wanted], 2)
         weights = ((up - down) / 0.04).reshape(features.shape).mean(axis=(0, 1))
         expected.append(np.maximum(features @ weights, 0))
-    found = gradcam.GradCam(Classifier([Member("a", model)])).maps(images, np.arange(3), classes)
+    found = gradcam.GradCam(Classifier([Member("a", model)]), batch_size=3).maps(images, np.arange(3), classes)
     np.testing.assert_allclose(found, normalised(enlarged(np.array(expected, np.float32), 32)), atol=0.02)
     assert found.max() > 0
 
@@ -84,7 +94,7 @@ def test_parts_side_by_side_count_by_what_they_add_to_the_logit():
         own = kernel[start:start + features.shape[-1], classes].T
         each.append(enlarged(np.maximum(np.einsum("bhwc,bc->bhw", features, own), 0), 64))
         start += features.shape[-1]
-    found = gradcam.GradCam(Classifier([Member("a", model)])).maps(images, np.arange(2), classes)
+    found = gradcam.GradCam(Classifier([Member("a", model)]), batch_size=2).maps(images, np.arange(2), classes)
     np.testing.assert_allclose(found, normalised(np.mean(each, axis=0)), atol=1e-4)
     assert "4x4" in gradcam.coarseness(Classifier([Member("a", model)]))
 
@@ -105,17 +115,18 @@ def test_backbones_of_other_shapes(name, grid):
 
 def test_an_image_has_one_map_in_every_batch():
     images, ids, classes = some_images(5), np.arange(5), np.array([0, 1, 2, 0, 1])
-    classifier = Classifier([Member("a", built())])
+    classifier = Classifier([Member("a", small())])
     together = gradcam.GradCam(classifier, batch_size=5).maps(images, ids, classes)
     by_two = gradcam.GradCam(classifier, batch_size=2).maps(images, ids, classes)
     alone = gradcam.GradCam(classifier, batch_size=8).maps(images[3:4], ids[3:4], classes[3:4])
+    assert together.any()
     np.testing.assert_allclose(by_two, together, atol=1e-5)
     np.testing.assert_allclose(alone[0], together[3], atol=1e-5)
     assert gradcam.GradCam(classifier).maps(images[:0], ids[:0], classes[:0]).shape == (0, 32, 32)
 
 
 def test_a_class_that_nothing_speaks_for_has_a_map_of_zeros():
-    model = built()
+    model = small()
     logits = model.get_layer("head").get_layer("logits")
     kernel, bias = logits.get_weights()
     logits.set_weights([-np.abs(kernel), bias])  # features are not negative
@@ -124,17 +135,19 @@ def test_a_class_that_nothing_speaks_for_has_a_map_of_zeros():
 
 
 def test_several_networks_have_the_mean_of_their_maps_by_their_weights():
-    members = [Member("a", built()), Member("b", built(head="flatten", seed=1))]
+    members = [Member("a", small()), Member("b", small("flatten"))]
     images, ids, classes = some_images(3), np.arange(3), np.array([2, 0, 1])
-    each = [gradcam.GradCam(Classifier([member])).maps(images, ids, classes) for member in members]
-    both = gradcam.GradCam(Classifier(members, weights=(3, 1))).maps(images, ids, classes)
+    each = [gradcam.GradCam(Classifier([member]), batch_size=3).maps(images, ids, classes) for member in members]
+    both = gradcam.GradCam(Classifier(members, weights=(3, 1)), batch_size=3).maps(images, ids, classes)
+    assert all(own.any() for own in each)
     np.testing.assert_allclose(both, 0.75 * each[0] + 0.25 * each[1], atol=1e-5)
 
 
 def test_the_maps_are_of_what_the_network_is_shown():
-    model, images, ids, classes = built(), some_images(2), np.array([4, 9]), np.array([0, 2])
+    model, images, ids, classes = small(), some_images(2), np.array([4, 9]), np.array([0, 2])
     policy = Classifier([Member("a", model, segment=lambda own: own[:, ::-1])],
                         transform=lambda own, ids: tf.reverse(tf.cast(own, tf.float32), (2,)))
     found = gradcam.GradCam(policy).maps(images, ids, classes)
     turned = gradcam.GradCam(Classifier([Member("a", model)])).maps(images[:, ::-1, ::-1], ids, classes)
+    assert found.any()
     np.testing.assert_allclose(found, turned, atol=1e-6)

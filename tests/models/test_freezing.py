@@ -1,5 +1,6 @@
 """Freezing: the frozen part neither learns nor moves its statistics, and the table counts every parameter once."""
 
+import functools
 import math
 import re
 
@@ -67,7 +68,7 @@ def test_top_trains_the_last_percent_of_layers(model: keras.Model, percent: floa
     flags = [layer.trainable for layer in layers(model)]
     assert sum(flags) == round(len(flags) * percent / 100)
     assert flags == sorted(flags)
-    if percent in (30, 80):
+    if percent == 30:
         assert changed(model) == weights([layer for layer in layers(model) if layer.trainable]) | HEAD
 
 
@@ -78,9 +79,16 @@ def test_all_trains_everything_again(model: keras.Model) -> None:
     assert changed(model) == weights(layers(model)) | HEAD
 
 
+@functools.cache
+def application() -> keras.Model:
+    with keras.StatelessScope(initialize_variables=False):  # no value is read
+        return keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(32, 32, 3))
+
+
 def keras_users_choice(number: int) -> set[str]:
     """What somebody with a plain Keras application trains who freezes `base.layers[:number]`."""
-    base = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(32, 32, 3))
+    base = application()
+    base.trainable = True
     for layer in base.layers[:number]:
         layer.trainable = False
     return {weight.path for weight in base.trainable_weights}
@@ -109,7 +117,7 @@ def test_freeze_bn_keeps_scales_and_statistics_to_the_bit(model: keras.Model) ->
 
 
 def test_the_heads_batch_normalisation_always_trains() -> None:
-    small = models.build(SMALL, weights="none", head="dense(8) | batch_norm", image_size=32, num_classes=3, seed=0)
+    small = models.build("cnn", weights="none", head="dense(8) | batch_norm", image_size=32, num_classes=3, seed=0)
     freezing.apply(small, scope="all", convs_only=True, freeze_bn=True)
     freezing.apply(small, scope="head", freeze_bn=True)
     norm = {f"batch_norm_1/{name}" for name in ("gamma", "beta", "moving_mean", "moving_variance")}
@@ -163,9 +171,12 @@ def by_hand(members: list[keras.Layer], starts: dict[str, int], decay: float) ->
 
 
 @pytest.mark.parametrize("side", [32, 96])  # at 32 the last feature map is 1x1, as squeeze-and-excitation is everywhere
-def test_a_resolution_learns_slower_than_the_one_after_it(side: int) -> None:
-    network = models.build(f"concat({SMALL}, {LITE})", weights="none", head="dense(8)", image_size=side, num_classes=3,
-                           seed=0)
+def test_a_resolution_learns_slower_than_the_one_after_it(both: keras.Model, side: int) -> None:
+    network = both
+    if side != 32:
+        with keras.StatelessScope(initialize_variables=False):  # no value is read
+            network = models.build(f"concat({SMALL}, {LITE})", weights="none", head="dense(8)", image_size=side,
+                                   num_classes=3, seed=0)
     for options in ({"scope": "all"}, {"scope": "top", "percent": 70, "freeze_bn": True}):
         freezing.apply(network, **options)
         expected = dict.fromkeys(HEAD, 1.0)

@@ -1,9 +1,4 @@
-"""Averaged weights: means against NumPy's, exact bits of the raw weights afterwards, one state over replicas."""
-
-import os
-import pathlib
-import subprocess
-import sys
+"""Averaged weights: means against NumPy's, exact bits of the raw weights afterwards."""
 
 import keras
 import numpy as np
@@ -12,8 +7,6 @@ import tensorflow as tf
 
 from bloodcell.errors import InputError
 from bloodcell.train import averaging
-
-TESTS = pathlib.Path(__file__).parent
 
 
 def _make(text, model, **options):
@@ -154,60 +147,6 @@ def test_each_kind_listens_to_one_of_the_two_calls_and_is_not_ready_before(tiny,
     assert not average.ready
     with pytest.raises(RuntimeError, match="ask `ready` first"), average.swapped():
         pass
-
-
-REPLICAS = """
-import sys
-import numpy as np
-import tensorflow as tf
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
-                                           [tf.config.LogicalDeviceConfiguration()] * 2)
-sys.path.insert(0, sys.argv[1])
-from conftest import build_tiny
-from bloodcell.train import averaging
-
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
-local = strategy.experimental_local_results
-for text in ("ema(0.8)", "swa(0.5)"):
-    with strategy.scope():
-        model = build_tiny()
-        average = averaging.Average(averaging.parse(text), model, 6)
-    floats = [v for v in model.variables if v.dtype == "float32"]
-    first, seen = [v.numpy() for v in floats], []
-    for step in range(1, 7):
-        rng = np.random.default_rng(step)
-        for variable in floats:
-            variable.assign(rng.normal(size=variable.shape))
-            if "moving" in variable.name:  # gathered by each replica from its own rows
-                for copy in local(variable.value):
-                    copy.assign(rng.normal(size=variable.shape))
-        seen.append([np.mean([copy.numpy() for copy in local(v.value)], axis=0) for v in floats])
-        average.after_step(step)
-        average.after_epoch(step)
-    for index, mean in enumerate(average.variables[1:]):
-        copies = [copy.numpy() for copy in local(mean.value)]
-        assert np.array_equal(*copies), mean.path
-        expected = first[index]
-        for count, values in enumerate(seen):
-            now = min(0.8, (1 + count) / (10 + count))
-            expected = now * expected + (1 - now) * values[index]
-        if text == "swa(0.5)":
-            expected = np.mean([values[index] for values in seen[2:]], axis=0)
-        np.testing.assert_allclose(copies[0], expected, rtol=1e-5, atol=1e-6, err_msg=mean.path)
-    raw = [[copy.numpy() for copy in local(v.value)] for v in floats]
-    assert any(not np.array_equal(*copies) for copies in raw)
-    with average.swapped():
-        for variable, mean in zip(floats, average.variables[1:]):
-            assert all(np.array_equal(copy.numpy(), mean.numpy()) for copy in local(variable.value))
-    for variable, copies in zip(floats, raw):
-        assert all(np.array_equal(copy.numpy(), old) for copy, old in zip(local(variable.value), copies))
-"""
-
-
-def test_replicas_share_one_mean_and_get_back_their_own_statistics():
-    done = subprocess.run([sys.executable, "-c", REPLICAS, str(TESTS)], capture_output=True, text=True, check=False,
-                          timeout=240, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(("text", "line"), [

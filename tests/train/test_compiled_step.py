@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import traceback
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ import tensorflow as tf
 from bloodcell import augment
 from bloodcell.data.pipeline import Pipeline
 from bloodcell.errors import InputError
-from bloodcell.train import losses, optimizers, step
+from bloodcell.train import averaging, losses, optimizers, step
 from bloodcell.train.strategy import Runtime, resolve
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -51,40 +52,51 @@ def one_device(jit="off", precision="float32"):
     return Runtime(tf.distribute.get_strategy(), 1, precision, jit, "CPU")
 
 
-@pytest.mark.parametrize("flags", [{}, {"mix": "oneof(mixup(0.4), cutmix(1.0))"}, {"loss": "jsd(weight=12)"},
-                                   {"loss": "jsd(weight=4, smoothing=0.1)", "mix": "mixup(1.0)@0.7"}])
-def test_jit_modes_agree(tiny, make_images, flags):
-    images = make_images(20)  # the third batch of each epoch is padded
-    outcomes = {}
-    for jit in ("off", "augment", "step"):
-        model = tiny("plain")
-        sums, _ = run_steps(model, one_device(jit), images, **flags)
-        outcomes[jit] = sums, [variable.numpy() for variable in model.variables]
-    assert outcomes["off"][0][:, 1].tolist() == [8, 8, 4, 8, 8, 4]
+FLAGS = {"clipped": {"optimizer": "adamw(weight_decay=0.01, clipnorm=0.05)"},
+         "views and mixing": {"loss": "jsd(weight=4, smoothing=0.1)", "mix": "oneof(mixup(0.4)@0.7, cutmix(1.0))"}}
+
+
+@pytest.fixture(scope="module")
+def taken():
+    """Returns what runs have come to, so that no test takes the same steps again."""
+    return {}
+
+
+@pytest.fixture
+def outcome(taken, tiny, make_images):
+    """Returns a function: how and in how many parts -> the sums of each step, and the variables after the last."""
+    def of(flags, jit, *, parts=1, precision="float32"):
+        key = flags, jit, parts, precision
+        if key not in taken:
+            model = tiny("plain")
+            sums, _ = run_steps(model, one_device(jit, precision), make_images(20), accumulate=parts,
+                                weights=np.array([1, 2, 0.5], np.float32), **FLAGS[flags])
+            taken[key] = sums, [variable.numpy() for variable in model.variables]
+        return taken[key]
+    return of
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_jit_modes_agree(outcome, flags):
+    sums, variables = outcome(flags, "off")
+    assert sums[:, 1].tolist() == [8, 8, 4, 8, 8, 4]  # the third batch of each epoch is padded
     for jit in ("augment", "step"):
-        np.testing.assert_allclose(outcomes[jit][0], outcomes["off"][0], rtol=1e-4)
-        for ours, plain in zip(outcomes[jit][1], outcomes["off"][1], strict=True):
+        own, compiled = outcome(flags, jit)
+        np.testing.assert_allclose(own, sums, rtol=1e-4)
+        for ours, plain in zip(compiled, variables, strict=True):
             np.testing.assert_allclose(ours, plain, atol=2e-4)
 
 
-@pytest.mark.parametrize(("jit", "precision", "flags"), [
-    ("off", "float32", {}),
-    ("off", "float32", {"loss": "jsd(weight=12)", "mix": "mixup(1.0)"}),
-    ("step", "float32", {"optimizer": "adamw(weight_decay=0.01, clipnorm=0.05)"}),
-    ("off", "mixed_float16", {}),
-])
-def test_a_batch_in_parts_takes_the_whole_batchs_step(tiny, make_images, jit, precision, flags):
-    images = make_images(20)  # the last part of each third batch is padding alone
+@pytest.mark.parametrize(("flags", "jit", "precision"), [
+    ("clipped", "off", "float32"), ("views and mixing", "off", "float32"), ("clipped", "step", "float32"),
+    ("clipped", "off", "mixed_float16")])
+def test_a_batch_in_parts_takes_the_whole_batchs_step(outcome, flags, jit, precision):
     keras.config.set_dtype_policy(precision)
-    outcomes = []
-    for parts in (1, 4):
-        model = tiny("plain")
-        sums, _ = run_steps(model, one_device(jit, precision), images, weights=np.array([1, 2, 0.5], np.float32),
-                            accumulate=parts, **flags)
-        outcomes.append((sums, [variable.numpy() for variable in model.variables]))
+    whole_sums, whole_variables = outcome(flags, jit, precision=precision)
+    sums, variables = outcome(flags, jit, precision=precision, parts=4)  # each third batch's last is padding alone
     loose = precision != "float32"
-    np.testing.assert_allclose(outcomes[1][0], outcomes[0][0], rtol=1e-2 if loose else 1e-4)
-    for parted, whole in zip(outcomes[1][1], outcomes[0][1], strict=True):
+    np.testing.assert_allclose(sums, whole_sums, rtol=1e-2 if loose else 1e-4)
+    for parted, whole in zip(variables, whole_variables, strict=True):
         np.testing.assert_allclose(parted, whole, atol=5e-3 if loose else 2e-4)
 
 
@@ -122,8 +134,7 @@ def test_one_step_equals_the_gradient_written_by_hand(tiny, make_images):
 
 
 @pytest.mark.parametrize(("precision", "flags"), [
-    ("mixed_bfloat16", {}), ("mixed_float16", {}),
-    ("mixed_bfloat16", {"loss": "jsd(weight=12)"}), ("mixed_float16", {"loss": "jsd(weight=12)", "mix": "mixup@0.2"})])
+    ("mixed_bfloat16", {}), ("mixed_float16", {"loss": "jsd(weight=12)", "mix": "mixup@0.2"})])
 def test_mixed_precision_learns_with_float32_variables_and_a_finite_loss(tiny, make_images, precision, flags):
     runtime = resolve(strategy="none", replicas=0, precision=precision, jit="off", seed=0)
     model = tiny()
@@ -156,55 +167,176 @@ def test_clipping_limits_the_norm_of_all_gradients_together():
     assert step._clipped(grads, tf.linalg.global_norm(grads), 10.0)[0].numpy().tolist() == [3.0, 0.0]
 
 
-REPLICAS = """
-import sys
-import numpy as np
-from bloodcell.train import step, strategy
-replicas, name, precision, jit, optimizer, loss, mix, out = int(sys.argv[1]), *sys.argv[2:]
-runtime = strategy.resolve(strategy="auto", replicas=replicas, precision=precision, jit=jit, seed=0)
-assert runtime.replicas == replicas and runtime.strategy.num_replicas_in_sync == replicas
-sys.path.insert(0, "tests/train")
-import conftest, test_compiled_step
-with runtime.strategy.scope():
-    model = conftest.build_tiny(name)
-sums, _ = test_compiled_step.run_steps(model, runtime, conftest.images_like(20), optimizer=optimizer, loss=loss,
-                                       mix=mix, weights=np.array([0.5, 1, 2], np.float32))
-copies = [np.concatenate([np.ravel(value) for value in runtime.strategy.experimental_local_results(v.value)])
-          for v in model.variables]
-assert all(np.array_equal(*np.split(copy, 2)) for copy in copies) if replicas == 2 else True
-inputs = step.inputs(test_compiled_step.mirror_policy, runtime, 0, num_classes=3)
-check = step.eval_step(model, inputs=inputs, loss=test_compiled_step.losses.parse(loss), runtime=runtime)
-batches = test_compiled_step.Pipeline(conftest.images_like(20, seed=1), batch_size=8).in_order()
-checked = [check(batch, np.int64(0)).numpy() for batch in runtime.strategy.experimental_distribute_dataset(batches)]
-np.savez(out, sums=sums, checked=checked, **{str(i): v.numpy() for i, v in enumerate(model.variables)})
-"""
+# ---- On two replicas: in a process of its own, whose CPU is two devices ----------------------------------------------
 
 
-def run_replicas(tmp_path, replicas, *, name="plain", precision="float32", jit="augment", optimizer="adamw",
-                 loss="cross_entropy(smoothing=0.1)", mix="", accumulate=1):
-    out = tmp_path / f"{replicas}-{jit}.npz"
-    done = subprocess.run([sys.executable, "-c", REPLICAS, str(replicas), name, precision, jit, optimizer, loss, mix,
-                           str(out)], cwd=REPO,
-                          env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPO)},
-                          capture_output=True, text=True, timeout=120, check=False)
+def copies_of(runtime, variables):
+    """Returns each variable's values on the replicas."""
+    return [[copy.numpy() for copy in runtime.strategy.experimental_local_results(variable.value)]
+            for variable in variables]
+
+
+def are_equal(copies):
+    return all(np.array_equal(copy, each[0]) for each in copies for copy in each)
+
+
+def take_steps(replicas, *, name="plain", precision="float32", **flags):
+    from conftest import build_tiny, images_like
+    runtime = resolve(strategy="auto", replicas=replicas, precision=precision, jit="augment", seed=0)
+    assert runtime.replicas == runtime.strategy.num_replicas_in_sync == replicas
+    with runtime.strategy.scope():
+        model = build_tiny(name)
+    sums, _ = run_steps(model, runtime, images_like(20), weights=np.array([0.5, 1, 2], np.float32), **flags)
+    copies = copies_of(runtime, model.variables)
+    assert {len(each) for each in copies} == {replicas}
+    assert are_equal(copies)
+    return runtime, model, sums, {str(index): each[0] for index, each in enumerate(copies)}
+
+
+def steps_and_validation(replicas):
+    from conftest import images_like
+    loss = "jsd(weight=12)"
+    runtime, model, sums, values = take_steps(replicas, optimizer="adamw(clipnorm=0.1)", loss=loss)
+    check = step.eval_step(model, inputs=step.inputs(mirror_policy, runtime, 0, num_classes=3),
+                           loss=losses.parse(loss), runtime=runtime)
+    batches = Pipeline(images_like(20, seed=1), batch_size=8).in_order()
+    checked = [check(batch, np.int64(0)).numpy()
+               for batch in runtime.strategy.experimental_distribute_dataset(batches)]
+    return {"sums": sums, "checked": checked, **values}
+
+
+def float16_steps():
+    _, _, sums, values = take_steps(2, name="tiny", precision="mixed_float16", optimizer="adamw(clipnorm=1.0)",
+                                    loss="jsd(weight=12)", mix="mixup(1.0)")
+    return {"sums": sums, **values}
+
+
+def optimizers_steps():
+    from test_optimizers import SPECS
+    rng = np.random.default_rng(0)
+    first = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
+    shares = [[rng.normal(size=(2, *value.shape)).astype(np.float32) for value in first] for _ in range(8)]
+    for text in SPECS.values():
+        ends = []
+        for replicas in (2, 1):
+            runtime = resolve(strategy="auto", replicas=replicas, precision="float32", jit="off", seed=0)
+            with runtime.strategy.scope():
+                variables = [keras.Variable(value, name=name)
+                             for name, value in zip(("kernel", "bias"), first, strict=True)]
+                factors = {variable.path: part for variable, part in zip(variables, (0.5, 0.25), strict=True)}
+                optimizer = optimizers.build(optimizers.parse(text), learning_rate=0.0625, variables=variables,
+                                             precision="float32", factors=factors)
+
+            def replica(*both, optimizer=optimizer, variables=variables, replicas=replicas):
+                here = tf.distribute.get_replica_context().replica_id_in_sync_group
+                optimizer.apply([tf.gather(each, here) if replicas == 2 else tf.reduce_sum(each, 0) for each in both],
+                                variables)
+
+            take = tf.function(lambda *both, run=runtime.strategy.run, replica=replica: run(replica, args=both),
+                               autograph=False)
+            for both in shares:
+                take(*map(tf.constant, both))
+            copies = copies_of(runtime, [*variables, *optimizer.variables])
+            assert {len(each) for each in copies} == {replicas}
+            assert are_equal(copies), text
+            ends.append([each[0] for each in copies])
+        for mirrored, alone in zip(*ends, strict=True):
+            np.testing.assert_allclose(mirrored, alone, rtol=1e-5, atol=1e-6, err_msg=text)
+
+
+def averages():
+    from conftest import build_tiny
+    runtime = resolve(strategy="auto", replicas=2, precision="float32", jit="off", seed=0)
+    for text in ("ema(0.8)", "swa(0.5)"):
+        settings = averaging.parse(text)
+        assert settings is not None
+        with runtime.strategy.scope():
+            model = build_tiny()
+            average = averaging.Average(settings, model, 6)
+        floats = [variable for variable in model.variables if variable.dtype == "float32"]
+        first, seen = [variable.numpy() for variable in floats], []
+        for number in range(1, 7):
+            rng = np.random.default_rng(number)
+            for variable in floats:
+                variable.assign(rng.normal(size=variable.shape))
+                if "moving" in variable.name:  # gathered by each replica from its own rows
+                    for copy in runtime.strategy.experimental_local_results(variable.value):
+                        copy.assign(rng.normal(size=variable.shape))
+            seen.append([np.mean(each, axis=0) for each in copies_of(runtime, floats)])
+            average.after_step(number)
+            average.after_epoch(number)
+        for index, (mean, copies) in enumerate(zip(average.variables[1:], copies_of(runtime, average.variables[1:]),
+                                                   strict=True)):
+            assert np.array_equal(*copies), mean.path
+            expected = first[index]
+            for count, values in enumerate(seen):
+                now = min(0.8, (1 + count) / (10 + count))
+                expected = now * expected + (1 - now) * values[index]
+            if text == "swa(0.5)":
+                expected = np.mean([values[index] for values in seen[2:]], axis=0)
+            np.testing.assert_allclose(copies[0], expected, rtol=1e-5, atol=1e-6, err_msg=mean.path)
+        raw = copies_of(runtime, floats)
+        assert any(not np.array_equal(*copies) for copies in raw)
+        with average.swapped():
+            for copies, mean in zip(copies_of(runtime, floats), average.variables[1:], strict=True):
+                assert all(np.array_equal(copy, mean.numpy()) for copy in copies)
+        for copies, before in zip(copies_of(runtime, floats), raw, strict=True):
+            assert all(map(np.array_equal, copies, before))
+
+
+JOBS = {"two": lambda: steps_and_validation(2), "one": lambda: steps_and_validation(1), "float16": float16_steps,
+        "optimizers": optimizers_steps, "averages": averages}
+
+
+def work(folder):
+    """Does all jobs, one after the other: TensorFlow starts once. Each leaves its arrays, or what went wrong."""
+    for name, job in JOBS.items():
+        try:
+            np.savez(f"{folder}/{name}.npz", **(job() or {}))
+        except Exception:
+            pathlib.Path(folder, f"{name}.txt").write_text(traceback.format_exc())
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory):
+    """Returns a function: a job -> its arrays; the job has failed where it left none."""
+    folder = tmp_path_factory.mktemp("replicas")
+    done = subprocess.run([sys.executable, "-c", "import sys, test_compiled_step as this; this.work(sys.argv[1])",
+                           str(folder)], cwd=REPO, capture_output=True, text=True, timeout=280, check=False,
+                          env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3",
+                               "PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "tests/train")])})
     assert done.returncode == 0, done.stderr[-3000:]
-    with np.load(out) as arrays:
-        return dict(arrays)
+
+    def of(job):
+        failure = folder / f"{job}.txt"
+        assert not failure.exists(), failure.read_text()
+        with np.load(folder / f"{job}.npz") as arrays:
+            return dict(arrays)
+    return of
 
 
-def test_two_replicas_give_the_weights_of_one_within_rounding_also_in_views(tmp_path):
+def test_two_replicas_give_the_weights_of_one_within_rounding_also_in_views(replicas):
     # Without dropout and batch norm: those draw and count over a replica's own rows. Clipping sees the whole batch.
-    one, two = (run_replicas(tmp_path, replicas, optimizer="adamw(clipnorm=0.1)", loss="jsd(weight=12)")
-                for replicas in (1, 2))
+    one, two = replicas("one"), replicas("two")
+    assert one.keys() == two.keys() > {"sums", "checked"}
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=2e-4, err_msg=name)
 
 
-def test_two_replicas_run_float16_with_everything_that_is_a_replicas_own_and_stay_equal(tmp_path):
+def test_two_replicas_run_float16_with_everything_that_is_a_replicas_own_and_stay_equal(replicas):
     # Dropout, batch norm and partners in mixing differ between replicas; gradients, clipping and loss scale do not.
-    two = run_replicas(tmp_path, 2, name="tiny", precision="mixed_float16", optimizer="adamw(clipnorm=1.0)",
-                       loss="jsd(weight=12)", mix="oneof(mixup(0.2), cutmix(1.0))")
-    assert np.isfinite(two["sums"]).all()
+    assert np.isfinite(replicas("float16")["sums"]).all()
+
+
+def test_two_replicas_take_every_optimizers_steps_as_one_and_keep_equal_state(replicas):
+    replicas("optimizers")
+
+
+def test_replicas_share_one_mean_and_get_back_their_own_statistics(replicas):
+    replicas("averages")
+
+
+# ---- What a machine gives --------------------------------------------------------------------------------------------
 
 
 def test_auto_on_a_cpu_is_one_replica_in_float32_with_compiled_augmentation():

@@ -86,13 +86,12 @@ def test_mixing_does_the_same_to_every_view(make_images):
         np.testing.assert_array_equal(targets, parts)
 
 
-@pytest.mark.parametrize("jit", ["off", "augment", "step"])
-def test_a_step_is_the_gradient_of_the_formula(tiny, make_images, jit):
+def test_a_step_is_the_gradient_of_the_formula_however_it_is_compiled(tiny, make_images):
     # By automatic differentiation of the formula, written with softmaxes, on one device without compilation.
     images, class_weights = make_images(8), np.array([0.5, 1.0, 2.0], np.float32)
     batch = {"image": tf.constant(images.images), "label": tf.constant(images.labels), "id": tf.constant(images.ids),
              "weight": tf.constant([1.0] * 5 + [0.0] * 3)}
-    model, policy = tiny("plain"), augment.parse("brightness(0.9) | flip")
+    model, policy = tiny("plain"), augment.parse("brightness(0.9)")
     views = [tf.cast(batch["image"], tf.float32), policy(batch["image"], batch["id"], epoch=1, seed=7),
              policy(batch["image"], step.view_ids(batch["id"]), epoch=1, seed=7)]
     before = [variable.numpy() for variable in model.trainable_variables]
@@ -104,17 +103,21 @@ def test_a_step_is_the_gradient_of_the_formula(tiny, make_images, jit):
         total = crossed + 12 * (kl[0] + kl[1] + kl[2]) / 3
         loss = tf.reduce_sum(total * class_weights[images.labels[:5]]) / 5
     grads = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
-    runtime = Runtime(tf.distribute.get_strategy(), 1, "float32", jit, "CPU")
-    optimizer = keras.optimizers.SGD(1.0)
-    optimizer.build(model.trainable_variables)
-    take = step.train_step(model, optimizer, loss=losses.parse("jsd(weight=12)"), runtime=runtime,
-                           inputs=step.inputs(policy, runtime, 7, num_classes=3, views=3), class_weights=class_weights)
-    sums = take(batch, tf.constant(1, tf.int64)).numpy()
     right = np.argmax(p[0], axis=1) == images.labels[:5]
     norm = np.sqrt(sum(np.sum(np.square(grad)) for grad in grads))
-    np.testing.assert_allclose(sums, [float(loss) * 5, 5, right.sum(), norm, 0], rtol=1e-4)
-    for variable, old, grad in zip(model.trainable_variables, before, grads, strict=True):
-        np.testing.assert_allclose(variable.numpy() - old, -grad.numpy(), rtol=1e-3, atol=5e-6)
+    for jit in ("off", "augment", "step"):
+        for variable, old in zip(model.trainable_variables, before, strict=True):
+            variable.assign(old)
+        runtime = Runtime(tf.distribute.get_strategy(), 1, "float32", jit, "CPU")
+        optimizer = keras.optimizers.SGD(1.0)
+        optimizer.build(model.trainable_variables)
+        take = step.train_step(model, optimizer, loss=losses.parse("jsd(weight=12)"), runtime=runtime,
+                               inputs=step.inputs(policy, runtime, 7, num_classes=3, views=3),
+                               class_weights=class_weights)
+        sums = take(batch, tf.constant(1, tf.int64)).numpy()
+        np.testing.assert_allclose(sums, [float(loss) * 5, 5, right.sum(), norm, 0], rtol=1e-4, err_msg=jit)
+        for variable, old, grad in zip(model.trainable_variables, before, grads, strict=True):
+            np.testing.assert_allclose(variable.numpy() - old, -grad.numpy(), rtol=1e-3, atol=5e-6, err_msg=jit)
 
 
 def test_validation_takes_the_cross_entropy_alone(tiny, make_images):
@@ -132,15 +135,14 @@ class Killed(Exception):
 
 
 def test_a_killed_run_with_mixing_and_views_has_the_same_bits(tmp_path, tiny, make_images, make_config):
-    config = make_config(stages="all(epochs=2, lr=2e-2) | all(epochs=1, lr=1e-2, augment='gray@0.5', mix='')",
-                         augment="flip | brightness(0.5)", mix="oneof(mixup(0.4), cutmix(1.0))", loss="jsd(weight=4)")
+    config = make_config(model="plain", stages="all(epochs=2, lr=2e-2)", augment="brightness(0.5)",
+                         mix="oneof(mixup(0.4), cutmix(1.0))", loss="jsd(weight=4)")
 
     def kill(record):
         raise Killed
     train, val = make_images(20), make_images(12, seed=1)
     whole = loop.fit(config, RUNTIME, train, val, tmp_path / "whole")
-    for _ in range(2):
-        with pytest.raises(Killed):
-            loop.fit(config, RUNTIME, train, val, tmp_path / "cut", on_epoch=kill)
+    with pytest.raises(Killed):
+        loop.fit(config, RUNTIME, train, val, tmp_path / "cut", on_epoch=kill)
     resumed = loop.fit(config, RUNTIME, train, val, tmp_path / "cut")
     assert checkpoints.weights_sha256(resumed) == checkpoints.weights_sha256(whole)

@@ -69,10 +69,10 @@ def numbers(planes):
 @pytest.mark.parametrize("jit", ["off", "augment", "step"])
 def test_every_part_of_every_step_is_visible_by_its_name(tmp_path, tiny, make_images, jit):
     runtime = Runtime(tf.distribute.get_strategy(), 1, "float32", jit, "CPU")
-    model = tiny()
+    model = tiny("plain")
     optimizer = optimizers.build(optimizers.parse("sgd(momentum=0.9)"), learning_rate=1e-2,
                                  variables=model.trainable_variables, precision="float32")
-    inputs = step.inputs(augment.parse("flip | invert@0.5"), runtime, 0, num_classes=3)
+    inputs = step.inputs(augment.parse("flip"), runtime, 0, num_classes=3)
     take = step.train_step(model, optimizer, inputs=inputs, loss=losses.parse("cross_entropy"),
                            class_weights=np.ones(3, np.float32), runtime=runtime)
     trace(tmp_path, (2, 4), take, make_images(40))

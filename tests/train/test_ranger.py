@@ -1,5 +1,6 @@
 """Ranger against TensorFlow Addons step by step, against the papers' formulas, and compiled against eager."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -39,14 +40,24 @@ def _float32(settings):
             for name, value in {"beta_1": 0.9, "beta_2": 0.999, **settings}.items()}
 
 
-def _ours(settings, dtype, rate=RATE):
-    """Returns arrays [STEPS, ...] of values, momenta, velocities and slow weights of each variable."""
+@functools.cache
+def _ours(name, dtype, how="graph"):
+    """Returns arrays [STEPS, ...] of values, momenta, velocities and slow weights of each variable.
+
+    In float64 with the settings that Addons has, in float32 with the case's own.
+    """
     variables = [keras.Variable(value, dtype=dtype) for value in _start()]
-    optimizer = Ranger(rate, **settings)
+    optimizer = Ranger(RATE, **(_float32(CASES[name]) if dtype == "float64" else CASES[name]))
     optimizer.build(variables)
+
+    def step(*gradients):
+        optimizer.apply(list(gradients), variables)
+
+    if how != "eager":
+        step = tf.function(step, jit_compile=how == "xla", autograph=False)
     seen = []
     for gradients in _gradients():
-        optimizer.apply([tf.constant(each, dtype) for each in gradients], variables)
+        step(*[tf.constant(each, dtype) for each in gradients])
         seen.append([each.numpy() for each in [*variables, *optimizer.variables[2:]]])
     values, rest = list(zip(*seen, strict=True))[:2], list(zip(*seen, strict=True))[2:]
     return [np.array(each) for each in (*values, *rest[0::3], *rest[1::3], *rest[2::3])]
@@ -99,15 +110,14 @@ def addons(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_equals_addons_lookahead_of_rectified_adam(name, addons):
     # In float64 all but rounding is seen: weights, both moments and the slow weights, at each of the steps.
-    ours = _ours(_float32(CASES[name]), "float64")
-    for mine, theirs in zip(ours, addons(name, "float64"), strict=True):
+    for mine, theirs in zip(_ours(name, "float64"), addons(name, "float64"), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_every_step_equals_addons_in_float32_but_for_its_rounding(addons):
     # Addons computes the length of the average in float32, as a difference of numbers near 2000: 0.01 of 2;
     # and 1 - beta_2 from the rounded beta_2, 1.3e-5 away.
-    for mine, theirs in zip(_ours({}, "float32"), addons("default", "float32"), strict=True):
+    for mine, theirs in zip(_ours("default", "float32"), addons("default", "float32"), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=1e-6)
 
 
@@ -140,27 +150,21 @@ def _by_the_papers(settings):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_follows_the_papers(name):
-    expected, rectified = _by_the_papers(CASES[name])
+    expected, rectified = _by_the_papers(_float32(CASES[name]))
     assert rectified.count(True) == {"default": 25, "decayed": 23, "never adaptive": 0}[name]
-    np.testing.assert_allclose(_ours(CASES[name], "float64")[0], expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(_ours(name, "float64")[0], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_compiled_by_xla_it_takes_the_same_steps():
-    eager = _ours(CASES["decayed"], "float32")[:2]
-    variables = [keras.Variable(value, dtype="float32") for value in _start()]
-    optimizer = Ranger(RATE, **CASES["decayed"])
-    optimizer.build(variables)
-    step = tf.function(lambda *gradients: optimizer.apply(list(gradients), variables), jit_compile=True)
-    for number, gradients in enumerate(_gradients()):
-        step(*[tf.constant(each, tf.float32) for each in gradients])
-        for variable, seen in zip(variables, eager, strict=True):
-            np.testing.assert_allclose(variable.numpy(), seen[number], rtol=1e-5, atol=1e-6)
+    for compiled, eager in zip(_ours("decayed", "float32", "xla")[:2], _ours("decayed", "float32", "eager")[:2],
+                               strict=True):
+        np.testing.assert_allclose(compiled, eager, rtol=1e-5, atol=1e-6)
 
 
 def test_the_first_build_inside_a_compiled_function_begins_at_the_variables():
     variable = keras.Variable(np.full(3, 2.0, np.float32))
     optimizer = Ranger(0.5, beta_2=0.5, sync_period=2)
-    step = tf.function(lambda gradient: optimizer.apply([gradient], [variable]))
+    step = tf.function(lambda gradient: optimizer.apply([gradient], [variable]), autograph=False)
     for _ in range(2):
         step(tf.ones(3))
     np.testing.assert_allclose(variable.numpy(), 1.5)  # 2 -> 1.5 -> 1, and back half of the way to 2
@@ -172,8 +176,9 @@ def test_a_copy_from_its_config_and_its_variables_goes_on_with_the_same_bits():
     first = Ranger(rate, **CASES["decayed"])
     first.build(variables)
     steps = [[tf.constant(each, tf.float32) for each in gradients] for gradients in _gradients()]
+    go_on = tf.function(lambda *each: first.apply(list(each), variables), autograph=False)
     for gradients in steps[:13]:
-        first.apply(gradients, variables)
+        go_on(*gradients)
     others = [keras.Variable(variable.numpy()) for variable in variables]
     second = keras.optimizers.deserialize(keras.optimizers.serialize(first))
     assert isinstance(second, Ranger)
@@ -182,9 +187,10 @@ def test_a_copy_from_its_config_and_its_variables_goes_on_with_the_same_bits():
     assert [each.shape for each in second.variables] == [each.shape for each in first.variables]
     for mine, theirs in zip(second.variables, first.variables, strict=True):
         mine.assign(theirs)
+    go_on_too = tf.function(lambda *each: second.apply(list(each), others), autograph=False)
     for gradients in steps[13:]:
-        first.apply(gradients, variables)
-        second.apply(gradients, others)
+        go_on(*gradients)
+        go_on_too(*gradients)
     for mine, theirs in zip([*others, *second.variables], [*variables, *first.variables], strict=True):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
 
