@@ -190,7 +190,8 @@ def test_autograph_finds_nothing_to_convert_in_what_a_user_calls(images, tmp_pat
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # there it writes a file for every function it converts
         tf.function(used)()
     converted = {name for path in tmp_path.iterdir() for name in re.findall(r"tf__(\w+)", path.read_text())}
-    assert converted == {"lam", "wrapper"}  # the test's own, and the word that tells autograph to leave the rest
+    # The test's own function; and the word that tells autograph to leave the rest, if no test before had it converted.
+    assert {"lam"} <= converted <= {"lam", "wrapper"}
 
 
 def _scopes(text, images, *, draws=None):

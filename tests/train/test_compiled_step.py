@@ -53,7 +53,7 @@ def one_device(jit="off", precision="float32"):
 
 
 FLAGS = {"clipped": {"optimizer": "adamw(weight_decay=0.01, clipnorm=0.05)"},
-         "views and mixing": {"loss": "jsd(weight=4, smoothing=0.1)", "mix": "oneof(mixup(0.4)@0.7, cutmix(1.0))"}}
+         "views and mixing": {"loss": "jsd(weight=4, smoothing=0.1)", "mix": "mixup(0.4)@0.7"}}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_one_step_equals_the_gradient_written_by_hand(tiny, make_images):
 
 
 @pytest.mark.parametrize(("precision", "flags"), [
-    ("mixed_bfloat16", {}), ("mixed_float16", {"loss": "jsd(weight=12)", "mix": "mixup@0.2"})])
+    ("mixed_bfloat16", {}), ("mixed_float16", {"loss": "jsd(weight=12)"})])
 def test_mixed_precision_learns_with_float32_variables_and_a_finite_loss(tiny, make_images, precision, flags):
     runtime = resolve(strategy="none", replicas=0, precision=precision, jit="off", seed=0)
     model = tiny()

@@ -35,11 +35,19 @@ def _gradients():
     return [[tf.constant(rng.normal(size=shape), tf.float32) for shape in ((3, 4), (4,), (2, 2))] for _ in range(STEPS)]
 
 
-def _run(optimizer, variables, gradients):
+def _steps_of(optimizer, variables):
+    """Returns a function: gradients of steps -> the variables after them."""
     step = tf.function(lambda *each: optimizer.apply(list(each), variables), autograph=False)
-    for each in gradients:
-        step(*each)
-    return [variable.numpy() for variable in variables]
+
+    def take(gradients):
+        for each in gradients:
+            step(*each)
+        return [variable.numpy() for variable in variables]
+    return take
+
+
+def _run(optimizer, variables, gradients):
+    return _steps_of(optimizer, variables)(gradients)
 
 
 def _build(text, variables, rate=RATE, **options):
@@ -107,14 +115,15 @@ def test_a_copy_from_its_config_and_its_variables_goes_on_with_the_same_bits(nam
     variables, others = _variables(), _variables()
     factors = {variable.path: 0.5 for variable in variables}
     first = _build(SPECS[name], variables, factors=factors)
-    _run(first, variables, _gradients()[:5])
+    take = _steps_of(first, variables)
+    take(_gradients()[:5])
     second = keras.optimizers.deserialize(keras.optimizers.serialize(first))
     assert type(second) is type(first)
     assert second.get_config() == first.get_config()
     second.build(others)
     for mine, theirs in zip([*others, *second.variables], [*variables, *first.variables], strict=True):
         mine.assign(theirs)
-    expected = _run(first, variables, _gradients()[5:])
+    expected = take(_gradients()[5:])
     for mine, theirs in zip(_run(second, others, _gradients()[5:]), expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
@@ -125,9 +134,10 @@ def test_under_float16_an_overflow_skips_the_step_and_all_state(name):
     optimizer = _build(SPECS[name], variables, precision="mixed_float16")
     assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     scaled = [[each * 2.0**15 for each in gradients] for gradients in _gradients()]
-    _run(optimizer, variables, scaled[:3])
+    take = _steps_of(optimizer, variables)
+    take(scaled[:3])
     before = [each.numpy() for each in [*variables, *optimizer.inner_optimizer.variables]]
-    _run(optimizer, variables, [[*scaled[3][:2], tf.fill([2, 2], np.float32(np.inf))]])
+    take([[*scaled[3][:2], tf.fill([2, 2], np.float32(np.inf))]])
     for variable, old in zip([*variables, *optimizer.inner_optimizer.variables], before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), old)
     others = _variables()

@@ -62,7 +62,7 @@ def test_images_that_are_not_active_are_untouched_and_the_others_are_as_without_
 def test_compiled_and_eager_choose_the_same_images_and_make_the_same_of_them(make_images):
     _, batch = one_batch(make_images, (0.6, 0.5))
     epoch = tf.constant(2, tf.int64)
-    policy = augment.parse("flip | brightness(0.3)")
+    policy = augment.parse("invert@0.5 | brightness(0.3)")
     eager, compiled = (step.inputs(policy, runtime, 7, num_classes=3)(batch, epoch)[0].numpy()
                        for runtime in (OFF, COMPILED))
     assert np.abs(eager - compiled).max() <= 1
