@@ -70,6 +70,24 @@ def test_without_noise_the_bound_itself_decides(part, word):
     assert found["training from memory at 98% of the rate on tensors, or more"].word() == word
 
 
+@pytest.mark.parametrize(("part", "alone", "gpus", "word", "figures"), [
+    (0.98, 49.0, [], "met", "; at least 98.0% if reading and training took turns"),  # 49 / 50
+    (0.98, 48.9, [], "unclear", "; at least 98.0% if reading and training took turns"),
+    (0.90, 1000.0, [], "NOT met", ""), (0.98, 1000.0, ["a GPU"], "unclear", "")])
+def test_what_noise_hides_is_bounded_by_the_time_of_reading_alone(part, alone, gpus, word, figures):
+    fed = {**_row("input", "training lite0", "memory", 90.0), "samples": 9,
+           "part_of_baseline": {"median": part, "q1": part - 0.05, "q3": part + 0.05}}
+    demand = [{"case": "pipeline, jpeg", "implementation": name, "training": "lite0",
+               "part": {"median": 2 * times, "q1": times, "q3": 3 * times}}
+              for name, times in (("memory", alone), ("dali", 1))]
+    rows = [fed, _row("input", "training lite0", "tensors", 100.0)]
+    judged = {verdict.goal: verdict
+              for verdict in verdicts.judge({"rows": rows, "demand": demand, "hardware": {"gpus": gpus}})}
+    verdict = judged["training from memory at 98% of the rate on tensors, or more"]
+    assert verdict.word() == word
+    assert verdict.figures == f"training lite0: {part:.1%} (quartiles {part - 0.05:.1%} to {part + 0.05:.1%}){figures}"
+
+
 def test_results_from_before_the_batches_that_are_tensors_are_not_judged():
     found = _judge([_row("input", "training lite0", "memory", 99.0), _row("input", "training lite0", "tfrecord", 99.0)])
     assert {verdict.word() for goal, verdict in found.items() if goal.startswith("training")} == {"not judged"}
