@@ -28,6 +28,7 @@ from bloodcell.train.strategy import Runtime
 REPO = pathlib.Path(__file__).resolve().parents[2]
 RUNTIME = Runtime(tf.distribute.get_strategy(), 1, "float32", "off", "CPU")
 STAGES = "head(epochs=1, lr=1e-2) | all(epochs=3, lr=2e-2, schedule='plateau(patience=1)', augment='rotate(90)')"
+SHORT = {"stages": "all(epochs=3, lr=1e-2)", "average": "swa(start=0.5)"}
 OF_THE_MOMENT = {"seconds", "images_per_second", "checkpoint_seconds", "step_ms_p50", "step_ms_p90", "step_ms_p99",
                  "host_mib", "traces"}
 
@@ -54,17 +55,54 @@ def with_graph(function, step_function):
     return function
 
 
+@pytest.fixture(scope="module")
+def made():
+    """What tests share, by name."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def inputs_traced_once(monkeypatch, made):
+    """Lets runs share the graph that augments: tracing it takes as long as the rest of a short run."""
+    make = step.inputs
+
+    def inputs(policy, runtime, seed, **settings):
+        key = str(policy), seed, str(settings)
+        if key not in made:
+            made[key] = tf.function(make(policy, runtime, seed, **settings), autograph=False)
+        return made[key]
+    monkeypatch.setattr(step, "inputs", inputs)
+
+
+@pytest.fixture
+def fit(tiny, make_images):
+    """Returns a function, (config, folder, ...) -> `loop.fit`: six steps an epoch, the last of them padded."""
+    train, val = make_images(44), make_images(12, seed=1)
+    return lambda config, folder, **more: loop.fit(config, RUNTIME, train, val, folder, **more)
+
+
+@pytest.fixture
+def undisturbed(fit, made, make_config, tmp_path_factory, monkeypatch):
+    """Returns the folder of a `SHORT` run that nothing has disturbed, and the counts of `Disk`; made once."""
+    if "undisturbed" not in made:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        with monkeypatch.context() as patch:
+            disk = Disk(patch)
+            fit(make_config(**SHORT), folder)
+        made["undisturbed"] = folder, disk.counts
+    return made["undisturbed"]
+
+
 @pytest.fixture
 def every_step(monkeypatch):
     """Makes a checkpoint after every step."""
     monkeypatch.setattr(Saver, "due", lambda self, seconds: seconds > 0 and not self.busy())
 
 
-@pytest.mark.usefixtures("every_step", "tiny")
-def test_a_run_killed_at_a_dozen_random_points_ends_with_the_same_bits(tmp_path, make_images, make_config, monkeypatch):
+@pytest.mark.usefixtures("every_step")
+def test_a_run_killed_at_a_dozen_random_points_ends_with_the_same_bits(tmp_path, fit, make_config, monkeypatch):
     config = make_config(stages=STAGES, augment="flip", optimizer="adamw(weight_decay=0.01)", average="swa(start=0.3)")
-    train, val = make_images(44), make_images(12, seed=1)  # six steps an epoch, the last of them padded
-    loop.fit(config, RUNTIME, train, val, tmp_path / "whole")
+    fit(config, tmp_path / "whole")
     chance, run_dir, kills, make = random.Random(7), tmp_path / "cut", [], step.train_step
     while True:
         kind = chance.choice(["write", "write", "fsync", "replace", "unlink", "before a step", "after a step"])
@@ -86,7 +124,7 @@ def test_a_run_killed_at_a_dozen_random_points_ends_with_the_same_bits(tmp_path,
                 return with_graph(counted, take)
             patch.setattr(step, "train_step", deadly)
             try:
-                loop.fit(config, RUNTIME, train, val, run_dir)
+                fit(config, run_dir)
                 break
             except Killed:
                 kills.append((kind, number))
@@ -135,39 +173,32 @@ def test_whatever_operation_of_the_disk_is_the_last_a_whole_checkpoint_is_there(
     assert tried == sum(counts.values()) > 20
 
 
-@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("kind", ["write", "fsync", "replace"])
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, make_images, make_config,
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, fit, undisturbed, make_config, *,
                                                                         monkeypatch, kind):
-    config = make_config(stages="all(epochs=3, lr=1e-2)", average="ema(0.9)")
-    run = RUNTIME, make_images(20), make_images(12, seed=1)
-    loop.fit(config, *run, tmp_path / "whole")
+    config = make_config(**SHORT)
+    whole, counts = undisturbed
     with monkeypatch.context() as patch:
-        disk = Disk(patch)
-        loop.fit(config, *run, tmp_path / "counted")
-        late = disk.counts[kind] * 3 // 4
-    with monkeypatch.context() as patch:
-        Disk(patch, kind, late, OSError(errno.ENOSPC, "No space left on device"))
+        Disk(patch, kind, counts[kind] * 3 // 4, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(InputError, match="No space left on device") as error:
-            loop.fit(config, *run, tmp_path / "cut")
+            fit(config, tmp_path / "cut")
     assert "\n" not in str(error.value)
     assert Checkpoints(tmp_path / "cut").has("last")
-    loop.fit(config, *run, tmp_path / "cut")
-    assert_same_bits(tmp_path / "whole", tmp_path / "cut")
+    fit(config, tmp_path / "cut")
+    assert_same_bits(whole, tmp_path / "cut")
 
 
-@pytest.mark.usefixtures("every_step", "tiny")
+@pytest.mark.usefixtures("every_step")
 def test_a_damaged_newest_checkpoint_is_set_aside_aloud_and_the_one_before_gives_the_same_bits(
-        tmp_path, make_images, make_config, capsys):
+        tmp_path, fit, make_config, capsys):
     config = make_config(stages="all(epochs=3, lr=1e-2)", keep=3)
-    run = RUNTIME, make_images(44), make_images(12, seed=1)
-    loop.fit(config, *run, tmp_path / "whole")
+    fit(config, tmp_path / "whole")
 
     def stop(record):
         if record["epoch"] == 2:
             raise Killed
     with pytest.raises(Killed):
-        loop.fit(config, *run, tmp_path / "cut", on_epoch=stop)
+        fit(config, tmp_path / "cut", on_epoch=stop)
     newest = Checkpoints(tmp_path / "cut").newest()
     assert len(newest) == 3
     content = bytearray(newest[0].read_bytes())
@@ -175,7 +206,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_aloud_and_the_one_before_gives
     newest[0].write_bytes(content)
     newest[1].write_bytes(b"")
     capsys.readouterr()
-    loop.fit(config, *run, tmp_path / "cut")
+    fit(config, tmp_path / "cut")
     said = capsys.readouterr().err
     for path in newest[:2]:
         assert f"warning: the checkpoint {path} is damaged" in said
@@ -185,23 +216,24 @@ def test_a_damaged_newest_checkpoint_is_set_aside_aloud_and_the_one_before_gives
     for path in Checkpoints(tmp_path / "cut").newest():
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"expected an intact one of step-.*received damaged files"):
-        loop.fit(config, *run, tmp_path / "cut")
+        fit(config, tmp_path / "cut")
 
 
-@pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("moment", ["a step", "the first step", "validation", "the last validation"])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path, make_images, make_config, monkeypatch, moment):
-    config = make_config(stages=STAGES, augment="flip", average="swa(start=0.3)")
-    run = RUNTIME, make_images(44), make_images(12, seed=1)
-    loop.fit(config, *run, tmp_path / "whole")
+@pytest.mark.parametrize(("moment", "number"), [
+    ("a step", signal.SIGINT), ("the first step", signal.SIGTERM), ("validation", signal.SIGTERM),
+    ("the last validation", signal.SIGINT)])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, fit, undisturbed, make_config, *, monkeypatch, moment,
+                                              number):
+    config = make_config(**SHORT)
+    whole, _ = undisturbed
     make, check = step.train_step, step.eval_step
     calls = iter(range(1, 1000))
-    at = {"a step": 9, "the first step": 1, "validation": 4, "the last validation": 14}[moment]
+    at = {"a step": 9, "the first step": 1, "validation": 4, "the last validation": 10}[moment]
 
     def hit(function):
         def calling(batch, epoch):
             if next(calls) == at:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return function(batch, epoch)
         return with_graph(calling, function)
     with monkeypatch.context() as patch:
@@ -209,26 +241,24 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, make_images, make_config
             patch.setattr(step, "train_step", lambda *args, **kwargs: hit(make(*args, **kwargs)))
         else:
             patch.setattr(step, "eval_step", lambda *args, **kwargs: hit(check(*args, **kwargs)))
-        before = signal.getsignal(signal.SIGTERM)
+        before = signal.getsignal(number)
         with pytest.raises(Stopped) as stopped:
-            loop.fit(config, *run, tmp_path / "cut")
-        assert signal.getsignal(signal.SIGTERM) is before
-    assert stopped.value.status == 143
+            fit(config, tmp_path / "cut")
+        assert signal.getsignal(number) is before
+    assert stopped.value.status == 128 + number
     expected = {"a step": "saved, after 3 steps of epoch 2;", "the first step": "no step was taken yet",
-                "validation": "6 steps of epoch 2;", "the last validation": "6 steps of epoch 4;"}[moment]
+                "validation": "6 steps of epoch 2;", "the last validation": "6 steps of epoch 3;"}[moment]
     assert expected in str(stopped.value)
     assert "the same command" in str(stopped.value)
-    loop.fit(config, *run, tmp_path / "cut")
-    assert_same_bits(tmp_path / "whole", tmp_path / "cut")
+    fit(config, tmp_path / "cut")
+    assert_same_bits(whole, tmp_path / "cut")
 
 
-@pytest.mark.usefixtures("tiny")
-def test_a_folder_that_is_deleted_while_the_run_is_at_work_is_one_line(tmp_path, make_images, make_config):
+def test_a_folder_that_is_deleted_while_the_run_is_at_work_is_one_line(tmp_path, fit, make_config):
     def delete(record):
         shutil.rmtree(tmp_path / "run")
     with pytest.raises(InputError, match=r"to stay while the run goes on|cannot write .*No such file") as error:
-        loop.fit(make_config(stages="all(epochs=9, lr=1e-2)"), RUNTIME, make_images(20), make_images(12, seed=1),
-                 tmp_path / "run", on_epoch=delete)
+        fit(make_config(stages="all(epochs=9, lr=1e-2)"), tmp_path / "run", on_epoch=delete)
     assert "\n" not in str(error.value)
     assert not Checkpoints(tmp_path / "run").has("last")
 
@@ -290,11 +320,10 @@ def test_what_has_changed_is_said_field_by_field_and_can_be_allowed(tmp_path, ma
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def start(run_dir, data, *more):
+def start(run_dir, data):
     flags = ("--model=cnn", "--weights=none", f"--data={data}", "--clean=none", "--split=fractions(0.8, 0.1, 0.1)",
-             "--image_size=32", "--batch_size=8", "--jit=off", "--stages=all(epochs=8, lr=1e-3)", "--augment=flip",
-             "--checkpoint_seconds=1", "--progress=none", "--explain=none", "--deterministic",
-             f"--workdir={run_dir}", *more)
+             "--image_size=16", "--batch_size=8", "--jit=off", "--stages=all(epochs=8, lr=1e-3)", "--augment=flip",
+             "--checkpoint_seconds=1", "--progress=none", "--explain=none", "--deterministic", f"--workdir={run_dir}")
     return subprocess.Popen([sys.executable, "main.py", *flags], cwd=REPO, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
@@ -304,12 +333,12 @@ def reported(run_dir):
 
 
 @pytest.mark.timeout(300)
-def test_the_program_killed_by_every_signal_ends_with_the_bits_of_another_run(tmp_path):
-    images, labels = demo.render(240, seed=1, part="train", size=32)
+def test_the_program_killed_and_stopped_ends_with_the_bits_of_another_run(tmp_path):
+    images, labels = demo.render(240, seed=1, part="train", size=16)
     np.savez(tmp_path / "cells.npz", images=images, labels=labels)
     whole = start(tmp_path / "whole", tmp_path / "cells.npz")
     chance, run_dir = random.Random(3), tmp_path / "cut"
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGKILL, signal.SIGTERM):
         before = set(run_dir.glob("checkpoints/step-*.npz"))
         process = start(run_dir, tmp_path / "cells.npz")
         patience = time.monotonic() + 120
@@ -321,13 +350,10 @@ def test_the_program_killed_by_every_signal_ends_with_the_bits_of_another_run(tm
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert time.monotonic() - began < 10
-        if number == signal.SIGKILL:
-            assert process.returncode == -9
-        else:
-            assert process.returncode == 128 + number, err
-            assert err.splitlines()[-1].startswith(f"stopped by {number.name}: everything is saved, after ")
-            assert "Traceback" not in err
-            command = re.findall(r"python (main\.py .*)$", err.splitlines()[-1])[0]
+        assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[number], err
+    assert err.splitlines()[-1].startswith("stopped by SIGTERM: everything is saved, after ")
+    assert "Traceback" not in err
+    command = re.findall(r"python (main\.py .*)$", err.splitlines()[-1])[0]
     other = subprocess.run([sys.executable, *command.split(), "--progress=none"], cwd=REPO, check=False,
                            capture_output=True, text=True, timeout=200)
     assert other.returncode == 0, other.stderr
