@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import charts_roofline, charts_scaling, verdicts
+from benchmarks.charts_look import INK, MUTED, axes_in, sheet
 
 # Colour and marker: a reader who sees no colours still has the shapes.
 STYLE = {
@@ -24,7 +25,6 @@ TITLES = {"ops": "One op at a time", "policies": "Whole policies", "input": "Fee
 OURS = {"native": "bloodcell, native op", "xla": "bloodcell, compiled", "eager": "bloodcell, eager",
         "memory": "images in memory", "device": "images on the device",
         "tfrecord": "TFRecords, streamed", "tensors": "tensors, ready"}
-_INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
 _CLOSE = 1.5  # times, to the next marker in a row on a logarithmic axis, from which a figure has room
 Rates = Mapping[tuple[str, str], float]
 
@@ -58,10 +58,10 @@ def headed(figure: Figure, what: str, result: Mapping[str, Any], *, sizes: str =
     sizes = sizes or f"batch {result['batch']} at {result['side']}x{result['side']}"
     hardware = result["hardware"]
     where = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"][:1]])
-    figure.text(0.02, 1 - 0.30 / figure.get_figheight(), what, fontsize=14, fontweight="bold", color=_INK, va="center")
+    figure.text(0.02, 1 - 0.30 / figure.get_figheight(), what, fontsize=14, fontweight="bold", color=INK, va="center")
     figure.text(0.02, 1 - 0.58 / figure.get_figheight(),
                 f"{where}; {sizes}, uint8 in; {what_of} of turns taken side by side, "
-                f"{result['date']}{', QUICK' if result.get('quick') else ''}", fontsize=9, color=_MUTED, va="center")
+                f"{result['date']}{', QUICK' if result.get('quick') else ''}", fontsize=9, color=MUTED, va="center")
     return figure
 
 
@@ -72,19 +72,12 @@ def _png(figure: Figure) -> bytes:
 
 
 def _figure(inches: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(10.5, inches), dpi=130, facecolor="white")
+    figure = sheet(inches)
     return figure, _axes(figure, 0.62, inches - 1.25 - 0.62)
 
 
 def _axes(figure: Figure, bottom: float, inches: float) -> Axes:
-    axes = figure.add_axes((0.20, bottom / figure.get_figheight(), 0.68, inches / figure.get_figheight()))
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(which="both", length=0, colors=_INK, labelsize=9)
-    axes.grid(axis="x", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return axes
+    return axes_in(figure, (0.20, bottom, 0.68, inches), "x")
 
 
 def _ops(of: Rates, titles: Mapping[str, str]) -> Figure:
@@ -107,14 +100,14 @@ def _ops(of: Rates, titles: Mapping[str, str]) -> Figure:
             ratio = max(ours) / max(peers)
             axes.annotate(f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2f}x", (1.05, place),
                           xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=8.5,
-                          color=_INK if ratio >= 1 else STYLE["xla"][0], fontweight="normal" if ratio >= 1 else "bold")
+                          color=INK if ratio >= 1 else STYLE["xla"][0], fontweight="normal" if ratio >= 1 else "bold")
     axes.annotate("ours to the\nfastest peer", (1.05, len(cases) - 0.2), xycoords=("axes fraction", "data"),
-                  ha="center", va="bottom", fontsize=8, color=_MUTED)
+                  ha="center", va="bottom", fontsize=8, color=MUTED)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_yticks(range(len(cases)), cases)
     axes.set_ylim(-0.7, len(cases) - 0.3)
-    axes.set_xlabel("images per second, logarithmic", color=_MUTED, fontsize=9)
+    axes.set_xlabel("images per second, logarithmic", color=MUTED, fontsize=9)
     _legend(figure, axes, titles)
     return figure
 
@@ -139,9 +132,9 @@ def _policies(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -
                       label=titles[name] if name not in _labelled(axes, titles) else None)
             theirs = result["peers"].get(name, {}).get("policies", {}).get(case)
             axes.annotate(f"{rate:,.0f}", (rate, place), xytext=(5, 0), textcoords="offset points", va="center",
-                          fontsize=9, color=_INK, fontweight="bold" if name == "xla" else "normal")
+                          fontsize=9, color=INK, fontweight="bold" if name == "xla" else "normal")
             axes.annotate(theirs or titles[name].removeprefix("bloodcell, "), (rate, place), va="center", fontsize=8,
-                          xytext=(12 + 6 * len(f"{rate:,.0f}"), 0), textcoords="offset points", color=_MUTED)
+                          xytext=(12 + 6 * len(f"{rate:,.0f}"), 0), textcoords="offset points", color=MUTED)
             place += 1
         ticks.append((start + place - 1) / 2)
         labels.append(case)
@@ -150,7 +143,7 @@ def _policies(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -
     axes.set_ylim(-0.9, place - 1.2)
     axes.set_xlim(0, longest * 1.3)  # room for the longest bar's words
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("images per second", color=_MUTED, fontsize=9)
+    axes.set_xlabel("images per second", color=MUTED, fontsize=9)
     _legend(figure, axes, titles)
     return figure
 
@@ -180,13 +173,13 @@ def _input(of: Rates, titles: Mapping[str, str], result: Mapping[str, Any]) -> F
                              label=titles[name] if name not in _labelled(axes, titles) else None)
                 above, last = not above or rate > _CLOSE * last, rate  # figures that would lie on one another do not
                 axes.annotate(_short(rate), (rate, place), xytext=(0, 8 if above else -16),
-                              textcoords="offset points", ha="center", fontsize=8.5, color=_INK)
+                              textcoords="offset points", ha="center", fontsize=8.5, color=INK)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_yticks(range(len(alone)), list(reversed(alone)))
         axes.set_ylim(-0.5, len(alone) - 0.3)
         axes.margins(x=0.08)
-        axes.set_xlabel("images per second of the pipeline alone, logarithmic", color=_MUTED, fontsize=9)
+        axes.set_xlabel("images per second of the pipeline alone, logarithmic", color=MUTED, fontsize=9)
         _legend(figure, axes, titles)
     if bars:
         _bars(_axes(figure, 0.62, below), [
@@ -216,13 +209,13 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, float, str, str]]) -> None:
         axes.barh(place, rate, height=0.8, color=colour)
         inside = rate > 0.6 * max(rate for _, rate, _, _ in bars)  # there is room in the bar
         axes.annotate(text, (0 if inside else rate, place), xytext=(8, 0), textcoords="offset points", va="center",
-                      fontsize=9, color="white" if inside else _INK, fontweight="bold" if inside else "normal")
+                      fontsize=9, color="white" if inside else INK, fontweight="bold" if inside else "normal")
     cases = list(dict.fromkeys(case for case, *_ in bars))
     axes.set_yticks([(len(bars) - 1) - sum(place for place, bar in enumerate(bars) if bar[0] == case)
                      / sum(bar[0] == case for bar in bars) for case in cases], cases)
     axes.set_ylim(-0.6, len(bars) - 0.4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("images per second under a training step", color=_MUTED, fontsize=9)
+    axes.set_xlabel("images per second under a training step", color=MUTED, fontsize=9)
 
 
 def _legend(figure: Figure, axes: Axes, titles: Mapping[str, str]) -> None:

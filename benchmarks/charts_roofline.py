@@ -1,7 +1,7 @@
 """The charts of the suite `roofline`: parts of the bandwidth's limit, and how cost grows, against straight lines."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
+from benchmarks.charts_look import GRID, INK, LINE, MUTED, axes_in, sheet
 from benchmarks.growth import CLIFF
 
 STYLE = {"xla": ("#D55E00", "o", "compiled by XLA"), "native": ("#0072B2", "s", "native op")}  # as in `charts`
@@ -16,7 +17,6 @@ STEEP = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of
 AXES = {"batch": "images in the batch", "side": "side, pixels", "ops": "ops an image, n"}
 TITLES = {"batch": "Batch", "side": "Side", "ops": "Number of ops: randaugment(n, 9)"}
 NAMED = 8  # lines of a panel that are all named beside it; of more, those that bend
-_INK, _MUTED, _GRID, _LINE = "#222222", "#6b6b6b", "#e4e4e4", "#9a9a9a"
 
 
 def limits(result: Mapping[str, Any]) -> Figure:
@@ -30,8 +30,8 @@ def limits(result: Mapping[str, Any]) -> Figure:
     order = sorted(best, key=lambda case: (_kind(case), -best[case]))
 
     above = 1.15 if len(names) > 1 else 0.85
-    figure = Figure(figsize=(10.5, above + 0.62 + 0.3 * len(rows) + 0.12 * len(order)), dpi=130, facecolor="white")
-    axes = _axes(figure, (0.20, 0.62, 0.74, figure.get_figheight() - above - 0.62), "x")
+    figure = sheet(above + 0.62 + 0.3 * len(rows) + 0.12 * len(order))
+    axes = axes_in(figure, (0.20, 0.62, 0.74, figure.get_figheight() - above - 0.62), "x")
     longest, place, ticks = max(row["part_of_limit"]["q3"] for row in rows), 0.0, []
     for number, case in enumerate(order):
         if number and _kind(case) != _kind(order[number - 1]):
@@ -40,12 +40,12 @@ def limits(result: Mapping[str, Any]) -> Figure:
         for name in (each for each in names if (case, each) in of):
             row, part = of[case, name], of[case, name]["part_of_limit"]
             axes.barh(place, part["median"], height=0.8, color=STYLE[name][0])
-            axes.plot([part["q1"], part["q3"]], [place, place], color=_INK, linewidth=1.2)
+            axes.plot([part["q1"], part["q3"]], [place, place], color=INK, linewidth=1.2)
             axes.annotate(f"{part['median']:.1%}", (max(part["median"], part["q3"]), place), xytext=(6, 0),
-                          textcoords="offset points", va="center", fontsize=9, color=_INK, fontweight="bold")
+                          textcoords="offset points", va="center", fontsize=9, color=INK, fontweight="bold")
             axes.annotate(f"{row['images_per_second']['median']:,.0f} images/s",
                           (max(part["median"], part["q3"]), place), xytext=(46, 0), textcoords="offset points",
-                          va="center", fontsize=8, color=_MUTED)
+                          va="center", fontsize=8, color=MUTED)
             place -= 1
         ticks.append((start + place + 1) / 2)
         place -= 0.2 if len(names) > 1 else 0.0
@@ -56,7 +56,7 @@ def limits(result: Mapping[str, Any]) -> Figure:
     measured = result["bandwidth"]
     axes.set_xlabel(f"of the images/s at which {rows[0]['bytes_per_image']:,} bytes an image would take all of the "
                     f"{measured['bytes_per_second'] / 1e9:.1f} GB/s that a copy reaches; lines: quartiles",
-                    color=_MUTED, fontsize=9)
+                    color=MUTED, fontsize=9)
     if len(names) > 1:
         figure.legend([Patch(color=STYLE[name][0]) for name in names], [STYLE[name][2] for name in names],
                       loc="center left", ncols=len(names), frameon=False, fontsize=8.5,
@@ -67,17 +67,17 @@ def limits(result: Mapping[str, Any]) -> Figure:
 def growth(result: Mapping[str, Any]) -> Figure:
     """A panel for each kind of size: what a batch costs, on logarithmic axes, over the straight line under it."""
     kinds = [along for along in AXES if any(line["along"] == along for line in result["growth"])]
-    figure = Figure(figsize=(10.5, 1.0 + 5.4 * len(kinds)), dpi=130, facecolor="white")
+    figure = sheet(1.0 + 5.4 * len(kinds))
     for number, along in enumerate(kinds):
         bottom = 0.62 + 5.4 * (len(kinds) - 1 - number)
-        axes = _axes(figure, (0.09, bottom, 0.55, 4.35), "both")
-        axes.set_title(TITLES[along], loc="left", fontsize=11, fontweight="bold", color=_INK)
+        axes = axes_in(figure, (0.09, bottom, 0.55, 4.35), "both")
+        axes.set_title(TITLES[along], loc="left", fontsize=11, fontweight="bold", color=INK)
         _panel(axes, along, [line for line in result["growth"] if line["along"] == along],
                several=len({line["implementation"] for line in result["growth"]}) > 1)
     figure.text(0.02, 1 - 0.88 / figure.get_figheight(),
                 f"Dotted: the straight line under each (a fixed part and one in proportion). In colour: more than "
                 f"{CLIFF:g}x above it somewhere, where the ring is. All lines are in the results' table.",
-                fontsize=8.5, color=_MUTED, va="center")
+                fontsize=8.5, color=MUTED, va="center")
     return figure
 
 
@@ -85,7 +85,7 @@ def _panel(axes: Axes, along: str, lines: Sequence[Mapping[str, Any]], *, severa
     ends, steep = [], 0
     for line in sorted(lines, key=lambda each: -each["deviation"]):
         places, seconds, units = (np.asarray(line[name], float) for name in ("sizes", "seconds", "units"))
-        colour = STEEP[steep % len(STEEP)] if line["cliff"] else _LINE
+        colour = STEEP[steep % len(STEEP)] if line["cliff"] else LINE
         steep += line["cliff"]
         over = 3 if line["cliff"] else 2
         dense = np.geomspace(units[0], units[-1], 60)
@@ -109,8 +109,8 @@ def _panel(axes: Axes, along: str, lines: Sequence[Mapping[str, Any]], *, severa
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-    axes.set_xlabel(AXES[along], color=_MUTED, fontsize=9)
-    axes.set_ylabel("milliseconds a batch", color=_MUTED, fontsize=9)
+    axes.set_xlabel(AXES[along], color=MUTED, fontsize=9)
+    axes.set_ylabel("milliseconds a batch", color=MUTED, fontsize=9)
     _labels(axes, ends)
 
 
@@ -129,24 +129,11 @@ def _labels(axes: Axes, ends: Sequence[tuple[float, str, str, bool]]) -> None:
     for (end, text, colour, bold), place in zip(ordered, places, strict=True):
         axes.annotate(text, (1.0, end), xytext=(1.06, (place - low) / (high - low)),
                       xycoords=("axes fraction", "data"), textcoords="axes fraction", va="center", fontsize=8,
-                      color=colour if bold else _MUTED, fontweight="bold" if bold else "normal",
-                      arrowprops={"arrowstyle": "-", "color": _GRID, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 0,
+                      color=colour if bold else MUTED, fontweight="bold" if bold else "normal",
+                      arrowprops={"arrowstyle": "-", "color": GRID, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 0,
                                   "relpos": (0.0, 0.5)})
 
 
 def _kind(case: str) -> int:
     """Returns 0 for what only converts, 1 for a primitive, 2 for a policy."""
     return 1 if ": " in case else 0 if case == "identity" else 2
-
-
-def _axes(figure: Figure, box: tuple[float, float, float, float], grid: Literal["x", "both"]) -> Axes:
-    """Adds axes: left and width as parts of the figure, bottom and height in inches."""
-    left, bottom, width, inches = box
-    axes = figure.add_axes((left, bottom / figure.get_figheight(), width, inches / figure.get_figheight()))
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(which="both", length=0, colors=_INK, labelsize=9)
-    axes.grid(axis=grid, color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return axes

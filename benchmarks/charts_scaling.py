@@ -6,15 +6,16 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.charts_look import INK, MUTED, axes_in, sheet
+
 STYLE = (("#0072B2", "s"), ("#D55E00", "o"), ("#009E73", "^"), ("#CC79A7", "v"))  # of the networks, in turn
 KINDS = {"weak": "Weak: the same batch for every replica", "strong": "Strong: one batch, divided"}
 _ASIDE = 0.06  # from one network's points to the next one's
-_INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
 
 
 def kept(result: Mapping[str, Any]) -> Figure:
     """Columns, weak and strong: above the part of one replica's rate, below what the all-reduce takes of the step."""
-    figure = Figure(figsize=(10.5, 7.2), dpi=130, facecolor="white")
+    figure = sheet(7.2)
     networks = list(dict.fromkeys(each["case"].partition(", ")[2] for each in result["scaling"]))
     found = {tuple(each["case"].split(", ", 1)): {other["replicas"]: other for other in result["scaling"]
                                                   if other["case"] == each["case"]} for each in result["scaling"]}
@@ -22,18 +23,19 @@ def kept(result: Mapping[str, Any]) -> Figure:
     kinds = {kind: title for kind, title in KINDS.items() if any(kind == each for each, _ in found)}
     for column, (kind, title) in enumerate(kinds.items()):
         left = 0.08 + 0.48 * column
-        above = _axes(figure, (left, 0.46, 0.42, 0.34), title)
-        below = _axes(figure, (left, 0.09, 0.42, 0.26), "")
+        above = axes_in(figure, (left, 3.31, 0.42, 2.45), "y")
+        below = axes_in(figure, (left, 0.65, 0.42, 1.87), "y")
+        above.set_title(title, fontsize=10, color=INK, loc="left")
         if not column:
-            above.set_ylabel("of one replica's images/s", color=_MUTED, fontsize=9)
-            below.set_ylabel("all-reduce, of the step", color=_MUTED, fontsize=9)
+            above.set_ylabel("of one replica's images/s", color=MUTED, fontsize=9)
+            below.set_ylabel("all-reduce, of the step", color=MUTED, fontsize=9)
         counts = sorted({count for (each, _), of in found.items() if each == kind for count in of})
         places = {count: place for place, count in enumerate(counts)}
         for number, network in enumerate(networks):
             of = {places[count] + _ASIDE * number: each for count, each in found.get((kind, network), {}).items()}
             colour, marker = STYLE[number % len(STYLE)]
             if number == 0 and of:
-                above.plot(list(of), [each["best"] for each in of.values()], color=_MUTED, linestyle="--",
+                above.plot(list(of), [each["best"] for each in of.values()], color=MUTED, linestyle="--",
                            linewidth=1.2, label="the best there can be")
             _line(above, {place: each["kept"] for place, each in of.items()}, number, network)
             _line(below, {place: each["all_reduce"] for place, each in of.items() if "all_reduce" in each}, number,
@@ -42,7 +44,7 @@ def kept(result: Mapping[str, Any]) -> Figure:
             below.scatter(list(alone), list(alone.values()), s=44, marker=marker, facecolor="white", edgecolor=colour,
                           zorder=4, label="the exchange alone" if number == 0 and alone else None)
         above.set_ylim(bottom=0, top=max(above.get_ylim()[1], 1.1))
-        below.axhline(0, color=_MUTED, linewidth=0.8)
+        below.axhline(0, color=MUTED, linewidth=0.8)
         for axes in (above, below):
             axes.set_xticks(range(len(counts)), [f"{count} replica{'s' * (count > 1)}" for count in counts])
             axes.set_xlim(-0.4, len(counts) - 0.6)
@@ -75,16 +77,4 @@ def _line(axes: Axes, points: Mapping[float, Mapping[str, float]], number: int, 
     for place, median in zip(places, medians, strict=True):
         if median != 1:  # one replica's own rate
             axes.annotate(f"{median:.0%}" if abs(median) >= 0.1 else f"{median:.1%}", (place, median), fontsize=8.5,
-                          xytext=(8, -13 if number % 2 else 5), textcoords="offset points", color=_INK)
-
-
-def _axes(figure: Figure, box: tuple[float, float, float, float], title: str) -> Axes:
-    axes = figure.add_axes(box)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(which="both", length=0, colors=_INK, labelsize=9)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_title(title, fontsize=10, color=_INK, loc="left")
-    return axes
+                          xytext=(8, -13 if number % 2 else 5), textcoords="offset points", color=INK)

@@ -7,6 +7,7 @@ from benchmarks.growth import CLIFF
 from benchmarks.verdicts import Verdict
 
 NATIVE_PART, GPU_PART = 0.30, 0.50  # of the limit: a policy by the native op on a CPU; a single primitive on a GPU
+OURS = {"native": "by the native op", "xla": "by XLA"}
 ALONG = {"batch": "batch", "side": "side", "ops": "number of ops"}
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
@@ -18,16 +19,17 @@ def judge(result: Mapping[str, Any]) -> list[Verdict]:
     primitives = [row for row in rows if ": " in row["case"] and on_gpu]
     policies = [row for row in rows if row["case"].startswith("randaugment") and row["implementation"] == "native"
                 and not on_gpu]
-    return [*(_straight(result.get("growth", ()), along) for along in ALONG),
+    return [*(_straight(result.get("growth", ()), along, name) for name in OURS for along in ALONG),
             _reach(f"a native policy at {NATIVE_PART:.0%} of the memory bandwidth's limit on a CPU, or more", policies,
                    NATIVE_PART, "no row of the native op on a CPU"),
             _reach(f"every primitive at {GPU_PART:.0%} of the memory bandwidth's limit on a GPU, or more", primitives,
                    GPU_PART, "no row of a GPU")]
 
 
-def _straight(lines: Sequence[Mapping[str, Any]], along: str) -> Verdict:
-    goal = f"cost grows with the {ALONG[along]} along a straight line, nowhere more than {CLIFF:g}x above it"
-    mine = [line for line in lines if line["along"] == along]
+def _straight(lines: Sequence[Mapping[str, Any]], along: str, implementation: str) -> Verdict:
+    goal = (f"cost {OURS[implementation]} grows with the {ALONG[along]} along a straight line, nowhere more than "
+            f"{CLIFF:g}x above it")
+    mine = [line for line in lines if (line["along"], line["implementation"]) == (along, implementation)]
     if not mine:
         return Verdict(goal, None, "not measured")
     steep = sorted((line for line in mine if line["cliff"]), key=lambda line: -line["deviation"])

@@ -52,16 +52,30 @@ def append_line(path: pathlib.Path, line: str) -> None:
                          "space, try making room or another folder") from None
 
 
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises InputError where a run's folder can be neither made nor written; makes none, to be asked first."""
+    try:
+        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        reason = ("Not a directory" if not nearest.is_dir() else
+                  "" if os.access(nearest, os.W_OK | os.X_OK) else "Permission denied")
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise _no_folder(folder, reason)
+
+
 def make_folder(folder: pathlib.Path) -> None:
     """Makes a folder of a run, and those above it; raises InputError where it cannot be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
     except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        raise InputError(f"--workdir expected a folder that can be written, received {folder} ({reason}); "
-                         "try --workdir=FOLDER elsewhere")
+        raise _no_folder(folder, error.strerror or str(error)) from None
+    check_folder(folder)
+
+
+def _no_folder(folder: pathlib.Path, reason: str) -> InputError:
+    return InputError(f"--workdir expected a folder that can be written, received {folder} ({reason}); "
+                      "try --workdir=FOLDER elsewhere")
 
 
 @contextlib.contextmanager

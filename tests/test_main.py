@@ -70,7 +70,9 @@ def test_bad_input_is_one_line_and_status_1(arguments, expected, capfd, tmp_path
 def test_a_workdir_or_a_report_that_cannot_be_written_is_one_line(capfd, cells, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    assert "--workdir" in refused(capfd, *SMALL, cells, f"--workdir={tmp_path / 'file' / 'run'}")
+    for mode in ("train", "audit"):  # said before anything is read
+        assert "--workdir" in refused(capfd, *SMALL, f"--mode={mode}", "--data=there_is_none.npz",
+                                      f"--workdir={tmp_path / 'file' / 'run'}")
     assert "no/folder/out.json" in refused(capfd, *SMALL, cells, "--report=no/folder/out.json")
 
 

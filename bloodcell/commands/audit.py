@@ -18,7 +18,7 @@ from bloodcell.data.decode import decode_file
 from bloodcell.data.similarity import equal_pixels
 from bloodcell.errors import InputError, shown
 from bloodcell.evaluate import audit_page
-from bloodcell.files import make_folder, write_atomically
+from bloodcell.files import check_folder, make_folder, write_atomically
 from bloodcell.models import features
 
 MOST_POINTS = 12_000  # on each map
@@ -35,6 +35,7 @@ def run(config: Config) -> None:
       InputError: data, examples or a folder that cannot be used.
     """
     # ---- The set -------------------------------------------------------------------------------------------------
+    check_folder(config.run_dir)
     images = _load(config)
     make_folder(config.run_dir)
     height, width = images.images.shape[1:3]

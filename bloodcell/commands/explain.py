@@ -2,7 +2,7 @@
 
 from bloodcell.commands import classifying, common, explaining, explaining_policy, parts, segmenting
 from bloodcell.config import Config, explained
-from bloodcell.files import make_folder, write_atomically
+from bloodcell.files import check_folder, make_folder, write_atomically
 from bloodcell.train.tensorboard import Board
 
 SEGMENT_SHEET = "explain_segment.png"
@@ -15,6 +15,8 @@ def run(config: Config) -> None:
     Raises:
       InputError: data, a checkpoint or a folder that cannot be used.
     """
+    if config.workdir or not config.checkpoint:
+        check_folder(config.run_dir)
     if config.explain == "segment":
         explain_segment(config)
     elif config.explain == "augment":

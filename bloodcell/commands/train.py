@@ -33,7 +33,7 @@ from bloodcell.config import Config, to_flagfile
 from bloodcell.data import balance, division, split
 from bloodcell.data.dataset import ImageSet
 from bloodcell.evaluate import metrics, plots, report, temperature
-from bloodcell.files import locked, make_folder, write_atomically
+from bloodcell.files import check_folder, locked, make_folder, write_atomically
 from bloodcell.models import MissingWeights
 from bloodcell.train import checkpoints, cluster, loop, metrics_log, shown, stages
 from bloodcell.train import strategy as strategies
@@ -65,11 +65,13 @@ def run(config: Config) -> None:
 
 
 def _run(config: Config, runtime: strategies.Runtime, why: str) -> None:
-    parts, divided = data_parts.load_divided(config)
     run_dir = config.run_dir
+    writes = runtime.chief and not config.dry_run
+    if writes:
+        check_folder(run_dir)
+    parts, divided = data_parts.load_divided(config)
     resumed = checkpoints.Checkpoints(run_dir).has("last")
     parts, segmentation = segmenting.in_training(parts, config, resumed=resumed and not config.dry_run)
-    writes = runtime.chief and not config.dry_run
     if writes:  # after the data, so that a mistyped --data leaves no empty folder
         make_folder(run_dir)
         common.check_output(config.report, "--report")

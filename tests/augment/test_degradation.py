@@ -152,7 +152,7 @@ def test_alpha_is_the_root_mean_square_of_the_displacement(size, sigma):
         assert abs(power.mean() - 9) < BOUND * power.std() / np.sqrt(600)
 
 
-@pytest.mark.parametrize("size", [(96, 96), *SIZES])
+@pytest.mark.parametrize("size", [(96, 96), *SIZES, (300, 130)])  # the last is smoothed window by window
 @pytest.mark.parametrize("sigma", [1.0, 4.0, 16.0])
 def test_the_field_equals_scipys_filter_on_the_same_noise(size, sigma):
     keys = _keys(2)

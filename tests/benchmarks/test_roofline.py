@@ -215,13 +215,17 @@ def _line(along, deviation):
 def test_goals_of_the_roofline_are_judged_by_their_own_device():
     row = {"suite": "roofline", "case": "mask: cutout", "implementation": "xla", "part_of_limit": {"median": 0.6}}
     found = page_roofline.judge({"rows": [row], "bandwidth": {"device": "GPU"},
-                                 "growth": [_line("batch", 1.49), _line("side", 1.51)]})
-    assert [verdict.word() for verdict in found] == ["met", "NOT met", "not judged", "not judged", "met"]
-    assert "1.51x at 512" in found[1].figures
+                                 "growth": [{**_line("batch", 1.49), "implementation": "xla"},
+                                            {**_line("side", 1.51), "implementation": "xla"},
+                                            {**_line("side", 1.42), "implementation": "native"}]})
+    assert [verdict.word() for verdict in found] == [
+        "not judged", "met", "not judged", "met", "NOT met", "not judged", "not judged", "met"]
+    assert "1.42x at 512" in found[1].figures
+    assert "1.51x at 512" in found[4].figures
     native = {**row, "case": "randaugment(2, 9)", "implementation": "native", "part_of_limit": {"median": 0.29}}
     on_cpu = page_roofline.judge({"rows": [row, native], "bandwidth": {"device": "CPU"}})
-    assert [verdict.word() for verdict in on_cpu] == [*["not judged"] * 3, "NOT met", "not judged"]
-    assert [verdict.word() for verdict in page_roofline.judge({})] == ["not judged"] * 5
+    assert [verdict.word() for verdict in on_cpu] == [*["not judged"] * 6, "NOT met", "not judged"]
+    assert [verdict.word() for verdict in page_roofline.judge({})] == ["not judged"] * 8
 
 
 def test_the_native_op_gets_the_same_draws_and_is_left_out_with_its_reason(monkeypatch):

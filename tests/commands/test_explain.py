@@ -163,7 +163,9 @@ def test_what_cannot_be_explained_is_one_line(arguments, expected):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(data, tmp_path):
+@pytest.mark.parametrize("what", [["--augment=flip"], ["--explain=segment", "--segment=threshold"]])
+def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_read(tmp_path, what):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot write"):
-        explain.run(settings(f"--data={data}", "--augment=flip", f"--workdir={tmp_path / 'file' / 'run'}"))
+    with pytest.raises(InputError, match=r"--workdir expected a folder .*, received \S*/file/run \(Not a directory\)"):
+        explain.run(settings("--data=there_is_none.npz", *what, f"--workdir={tmp_path / 'file' / 'run'}"))
+    assert (tmp_path / "file").read_text() == "in the way"

@@ -42,41 +42,51 @@ def apply(packed: tf.Tensor, blur: Blur) -> tf.Tensor:
     return by_tiles(packed, blur, _apply)
 
 
-def _apply(packed: tf.Tensor, blur: Blur) -> tf.Tensor:
+def _apply(packed: tf.Tensor, blur: Blur, kept: slice) -> tf.Tensor:
     height, width = packed.shape[1], packed.shape[2]
     passed = transform(packed) * response(blur.quadrant, (height, width), np.cos)
-    columns = tf.einsum("bcfg,fy->bcyg", passed, basis(height, np.cos))
-    return from_middle(tf.einsum("bcyg,gx->bcyx", columns, basis(width, np.cos)))
+    columns = tf.einsum("bcfg,fy->bcyg", passed, basis(height, np.cos)[:, kept])
+    return from_middle(tf.einsum("bcyg,gx->bcyx", columns, basis(width, np.cos)[:, kept]))
 
 
-def by_tiles(packed: tf.Tensor, fields: Fields, whole: Callable[[tf.Tensor, Fields], tf.Tensor]) -> tf.Tensor:
+def by_tiles(packed: tf.Tensor, fields: Fields, whole: Callable[[tf.Tensor, Fields, slice], tf.Tensor]) -> tf.Tensor:
     """Filters packed images int32 [B, H, W], at a cost a pixel that does not grow with a large image's side.
 
     Args:
       packed: the images.
       fields: a tuple of tensors [B, ...]: each image's kernel, which reaches no further than RADIUS.
-      whole: filters images of any size, mirrored beyond their border.
+      whole: filters images of any size, mirrored beyond their border, and returns the given rows and columns.
     """
     size = height, width = packed.shape[1], packed.shape[2]
     if max(size) <= WHOLE:
-        return whole(packed, fields)
-    (tall, rows), (wide, columns) = (_windows(side) for side in size)
-    down, across = len(rows) // tall, len(columns) // wide
-    tiles = tf.reshape(tf.gather(tf.gather(packed, rows, axis=1), columns, axis=2), [-1, down, tall, across, wide])
+        return whole(packed, fields, slice(None))
+    rows, columns = (windows(side, RADIUS, TILE) for side in size)
+    (down, tall), (across, wide) = rows.shape, columns.shape
+    tiles = tf.gather(tf.gather(packed, rows, axis=1), columns, axis=3)
     tiles = tf.reshape(tf.transpose(tiles, [0, 1, 3, 2, 4]), [-1, tall, wide])
     each = type(fields)(*(tf.repeat(field, down * across, axis=0) for field in fields))
-    filtered = whole(tiles, each)[:, RADIUS:-RADIUS, RADIUS:-RADIUS]
+    filtered = whole(tiles, each, slice(RADIUS, -RADIUS))
     tall, wide = tall - 2 * RADIUS, wide - 2 * RADIUS
     image = tf.transpose(tf.reshape(filtered, [-1, down, across, tall, wide]), [0, 1, 3, 2, 4])
     return tf.reshape(image, [-1, down * tall, across * wide])[:, :height, :width]
 
 
-def _windows(side: int) -> tuple[int, np.ndarray]:
-    """Returns the length of a window, and the pixels of one window after another, of a mirrored axis."""
-    number = -(-side // TILE)
+def windows(side: int, reach: int, most: int) -> np.ndarray:
+    """Divides a mirrored axis into windows that overlap.
+
+    Args:
+      side: the axis's length in pixels.
+      reach: pixels that a window takes in more at either end.
+      most: pixels of a window's own, at most.
+
+    Returns:
+      int [windows, own + 2 reach]: the pixels of each; their own ones, one after another, are the axis and what lies
+      beyond its end.
+    """
+    number = -(-side // most)
     own = -(-side // number)
-    places = (np.arange(number)[:, np.newaxis] * own + np.arange(-RADIUS, own + RADIUS)).reshape(-1) % (2 * side)
-    return own + 2 * RADIUS, np.minimum(places, 2 * side - 1 - places)
+    places = (np.arange(number)[:, np.newaxis] * own + np.arange(-reach, own + reach)) % (2 * side)
+    return np.minimum(places, 2 * side - 1 - places)
 
 
 def transform(packed: tf.Tensor) -> tf.Tensor:

@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell.augment import rng
-from bloodcell.augment.primitives import warp
+from bloodcell.augment.primitives import blur, warp
 
+OWN = 96  # pixels of an axis that one product smooths, at most, where it is longer than that and the Gaussian
 TRUNCATE = 4.0  # sigmas at which the Gaussian ends, as in SciPy
 
 
@@ -51,21 +52,22 @@ def apply(packed: tf.Tensor, elastic: Elastic, style: Style | None = None) -> tf
 
 def field(elastic: Elastic, size: tuple[int, int], sigma: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the displacements to the right and downwards, in pixels, float32 [B, H, W] for size (H, W)."""
-    down, across = (smoothing(side, sigma) for side in size)
-    down *= _scale(down, across)
+    weights, scale = kernel(size, sigma)
     alpha = elastic.alpha[:, tf.newaxis, tf.newaxis]
-    dx, dy = (alpha * _smooth(_signed(bits), down, across) for bits in rng.field(elastic.key, size))
+    # Across last, so that the result lies in memory as the image does.
+    dx, dy = (alpha * _smooth(_smooth(_signed(bits), weights, axis=1, scale=scale), weights, axis=2)
+              for bits in rng.field(elastic.key, size))
     return dx, dy
 
 
 def kernel(size: tuple[int, int], sigma: float) -> tuple[np.ndarray, float]:
     """Returns the Gaussian filter's weights, float64 [2 radius + 1], and what a field smoothed by it is scaled by."""
-    return _weights(sigma), _scale(*(smoothing(side, sigma) for side in size))
-
-
-def smoothing(size: int, sigma: float) -> np.ndarray:
-    """Returns float64 [size, size], a Gaussian filter as a matrix; the border reflects (c b a | a b c | c b a)."""
     weights = _weights(sigma)
+    return weights, _scale(*(smoothing(side, weights) for side in size))
+
+
+def smoothing(size: int, weights: np.ndarray) -> np.ndarray:
+    """Returns float64 [size, size], a filter as a matrix; the border reflects (c b a | a b c | c b a)."""
     radius = len(weights) // 2
     offsets = np.arange(-radius, radius + 1)
     source = (np.arange(size)[:, np.newaxis] + offsets) % (2 * size)
@@ -93,7 +95,22 @@ def _signed(bits: tf.Tensor) -> tf.Tensor:
     return tf.cast(whole, tf.float32) * 2.0**-23 - 1.0
 
 
-def _smooth(field: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:
-    """Filters [B, H, W] along both axes: across last, so that the result lies in memory as the image does."""
-    columns = tf.einsum("byx,fy->bfx", field, tf.constant(down, tf.float32))
-    return tf.einsum("byx,gx->byg", columns, tf.constant(across, tf.float32))
+def _smooth(field: tf.Tensor, weights: np.ndarray, *, axis: int, scale: float = 1.0) -> tf.Tensor:
+    """Filters [B, H, W] along the columns (axis 1) or the rows (axis 2), and scales it.
+
+    By a product with a matrix. A pixel's part of that grows with the side, so a long axis is cut into windows.
+    """
+    side, radius = field.shape[axis], len(weights) // 2
+    if side <= OWN + 2 * radius:
+        matrix = tf.constant(scale * smoothing(side, weights), tf.float32)
+        return tf.einsum("byx,fy->bfx" if axis == 1 else "byx,fx->byf", field, matrix)
+    windows = blur.windows(side, radius, OWN)
+    own = windows.shape[1] - 2 * radius
+    band = np.zeros([own, windows.shape[1]])
+    for pixel in range(own):
+        band[pixel, pixel:pixel + len(weights)] = weights
+    product = tf.einsum("bnwx,fw->bnfx" if axis == 1 else "bynw,fw->bynf", tf.gather(field, windows, axis=axis),
+                        tf.constant(scale * band, tf.float32))
+    others = [field.shape[1], field.shape[2]]
+    others[axis - 1] = windows.shape[0] * own
+    return tf.slice(tf.reshape(product, [-1, *others]), [0, 0, 0], [-1, *field.shape[1:]])

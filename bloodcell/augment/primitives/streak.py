@@ -28,12 +28,12 @@ def apply(packed: tf.Tensor, streak: Streak) -> tf.Tensor:
     return by_tiles(packed, streak, _apply)
 
 
-def _apply(packed: tf.Tensor, streak: Streak) -> tf.Tensor:
+def _apply(packed: tf.Tensor, streak: Streak, kept: slice) -> tf.Tensor:
     size = height, width = packed.shape[1], packed.shape[2]
     spectrum = transform(packed)
     cosines, sines = (
-        tf.einsum("bcfg,fy->bcyg", spectrum * response(quadrant, size, wave), basis(height, wave))
+        tf.einsum("bcfg,fy->bcyg", spectrum * response(quadrant, size, wave), basis(height, wave)[:, kept])
         for quadrant, wave in ((streak.even, np.cos), (streak.odd, np.sin)))
     # One product over twice the frequencies is faster than two products and their sum.
-    both = np.concatenate([basis(width, np.cos), basis(width, np.sin)])
+    both = np.concatenate([basis(width, np.cos), basis(width, np.sin)])[:, kept]
     return from_middle(tf.einsum("bcyg,gx->bcyx", tf.concat([cosines, sines], axis=-1), both))
