@@ -210,9 +210,9 @@ class _Finder:
     def _similarity(self, number: int, others: np.ndarray, least: float) -> np.ndarray:
         """The fine correlation of one image with others, float32 [M]; -1 where the small one is below `least`."""
         side = _SMALL - 2 * _SHIFT
-        windows = np.lib.stride_tricks.sliding_window_view(self._small[number].astype(np.float32), (side, side))
-        windows = windows.reshape(-1, side * side)
-        scale = _inverse_norms(windows)
+        image = self._small[number].astype(np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(image, (side, side)).reshape(-1, side * side)
+        scale = _inverse_norms_of_windows(image, side)
         result = np.full(len(others), -1.0, np.float32)
         fine = None
         for start in range(0, len(others), _CHUNK):
@@ -286,6 +286,20 @@ def _inverse_norms(rows: np.ndarray) -> np.ndarray:
 
     A centred row's product with a row and this number is their correlation: the other row needs no centring.
     """
-    count = rows.shape[1]
-    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64) - count * rows.mean(axis=1, dtype=np.float64) ** 2
+    return _inverted(np.einsum("ij,ij->i", rows, rows, dtype=np.float64), rows.sum(axis=1, dtype=np.float64),
+                     rows.shape[1])
+
+
+def _inverse_norms_of_windows(image: np.ndarray, side: int) -> np.ndarray:
+    """`_inverse_norms` of all windows of a square image, row by row, from sums over the rectangles at its corner."""
+    sums = np.zeros((2, len(image) + 1, len(image) + 1))
+    sums[:, 1:, 1:] = np.stack([np.square(image, dtype=np.float64), image]).cumsum(axis=1).cumsum(axis=2)
+    rows = sums[:, side:] - sums[:, :-side]
+    squares, total = (rows[:, :, side:] - rows[:, :, :-side]).reshape(2, -1)
+    return _inverted(squares, total, side * side)
+
+
+def _inverted(squares: np.ndarray, total: np.ndarray, count: int) -> np.ndarray:
+    """One over the norms of centred rows, float32, from the sums of their squares and of their `count` numbers."""
+    squares = squares - total ** 2 / count
     return np.where(squares >= _STRUCTURE ** 2 * count, 1 / np.sqrt(np.maximum(squares, 1e-9)), 0).astype(np.float32)

@@ -127,6 +127,23 @@ def test_the_native_op_may_take_three_hundredths_of_the_step(part, word):
     assert judged["the whole v2s policy at most 10% of the training step of EfficientNetV2-S"].word() == "not judged"
 
 
+@pytest.mark.parametrize(("part", "alone", "word", "figures"), [
+    (0.965, 3234.0, "met", "; by the time of the policy alone 3.0%"),  # 100 / 3334
+    (0.965, 3233.0, "unclear", "; by the time of the policy alone 3.0%"), (0.93, 1e6, "NOT met", ""),
+    (0.965, None, "unclear", "")])
+def test_what_noise_hides_of_a_policys_cost_is_told_by_the_policy_alone(part, alone, word, figures):
+    rows = [{**_row("step", "efficientnet_v2_s", "v2s policy, native op", 9.0),
+             "part_of_baseline": {"median": part, "q1": 0.96, "q3": 0.98}},
+            {**_row("step", "efficientnet_v2_s", "none", 90.0),
+             "images_per_second": {"median": 90.0, "q1": 80.0, "q3": 100.0}}]
+    if alone:
+        rows.append({**_row("policies", "v2s", "native", 9999.0),
+                     "images_per_second": {"median": 9999.0, "q1": alone, "q3": 99999.0}})
+    verdict = _judge(rows)["the whole v2s policy by the native op at most 3% of the training step of EfficientNetV2-S"]
+    assert verdict.word() == word
+    assert verdict.figures == f"{1 - part:.1%} (quartiles 2.0% to 4.0%){figures}"
+
+
 @pytest.mark.parametrize(("part", "word"), [(0.98, "met"), (0.97, "NOT met")])
 def test_a_policy_may_take_a_fiftieth_of_the_step_on_a_gpu(part, word):
     row = {**_row("step", "efficientnet_v2_s", "v2s policy", 9.0),

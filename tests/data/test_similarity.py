@@ -149,3 +149,13 @@ def test_the_correlation_is_opencvs_at_the_best_shift():
     assert similarity.correlation(first, second, around=(-2, 3)) == pytest.approx(scores.max(), abs=1e-5)
     here = scipy.stats.pearsonr(first[6:42, 6:42].ravel(), second[6:42, 6:42].ravel()).statistic
     assert similarity.correlation(first, second) == pytest.approx(here, abs=1e-5)
+
+
+def test_the_norm_of_each_window_is_numpys_also_beside_flat_ground():
+    image = np.random.default_rng(0).integers(0, 256, (48, 48)).astype(np.float16).astype(np.float32) + 0.25
+    image[:40, :40] = 200.0
+    windows = np.lib.stride_tricks.sliding_window_view(image, (36, 36)).reshape(-1, 36 * 36).astype(np.float64)
+    deviation = windows.std(axis=1)
+    expected = np.where(deviation >= 0.5, 1 / np.maximum(deviation * 36, 1e-9), 0)
+    assert (expected == 0).sum() == 25  # five by five windows lie within the flat part
+    np.testing.assert_allclose(similarity._inverse_norms_of_windows(image, 36), expected, rtol=1e-6)
