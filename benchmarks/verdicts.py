@@ -63,7 +63,7 @@ def judge(result: Mapping[str, Any]) -> list[Verdict]:
         *(_fed(rows, () if on_gpu else result.get("demand", ()), side, title) for side, title in SOURCES.items()),
         _growth(streams),
         *(_augmented(rows, by, on_gpu=on_gpu) for by in (STEP_POLICY, STEP_NATIVE)),
-        _agree(result.get("trace", ())),
+        _agree(result.get("trace", ()), rows),
     ]
 
 
@@ -155,16 +155,8 @@ def _fed(rows: Sequence[Mapping[str, Any]], demand: Sequence[Mapping[str, Any]],
 
 
 def _at_least(goal: str, least: float, rows: Sequence[Mapping[str, Any]], figures: str) -> Verdict:
-    """Judges the medians of rows' parts by the values between which they lie with 95%; all must be on the bound's side.
-
-    That is 1.57 of the quartiles' distance / sqrt(samples) around them, the notches of McGill, Tukey and Larsen,
-    Variations of Box Plots, The American Statistician 32(1), 1978.
-    """
-    ranges = []
-    for row in rows:
-        part = row["part_of_baseline"]
-        notch = 1.57 * (part["q3"] - part["q1"]) / math.sqrt(row["samples"])
-        ranges.append((part["median"] - notch, part["median"] + notch))
+    """Judges the medians of rows' parts by the values between which they lie; all must be on the bound's side."""
+    ranges = [_range(row["part_of_baseline"], row["samples"]) for row in rows]
     if any(high < least for _, high in ranges):
         return Verdict(goal, False, figures)
     if all(low >= least for low, _ in ranges):
@@ -196,14 +188,34 @@ def _augmented(rows: Sequence[Mapping[str, Any]], by: str, *, on_gpu: bool) -> V
     return Verdict(goal, True, figures) if alone_cost <= most else dataclasses.replace(timed, figures=figures)
 
 
-def _agree(traces: Sequence[Mapping[str, Any]]) -> Verdict:
+def _agree(traces: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Verdict:
     goal = f"`augment` in TensorBoard's trace within {CLOSE:.0%} of what the clock says of the policy alone"
-    ratios = [each["trace_ms"]["median"] / each["alone_ms"]["median"] for each in traces]
-    if not ratios:
+    if not traces:
         return Verdict(goal, None, "not measured")
-    return Verdict(goal, all(abs(ratio - 1) <= CLOSE for ratio in ratios), ", ".join(
+    runs = {row["case"]: row["samples"] for row in rows
+            if (row["suite"], row["implementation"]) == ("trace", "the policy alone")}
+    ranges = []
+    for each in traces:
+        traced, alone = _range(each["trace_ms"], each["steps"]), _range(each["alone_ms"], runs[each["case"]])
+        ranges.append((traced[0] / alone[1] - 1, traced[1] / max(alone[0], 1e-9) - 1))
+    figures = ", ".join(
         f"{each['case']}: {each['trace_ms']['median']:.1f} ms a step against {each['alone_ms']['median']:.1f} "
-        f"({ratio - 1:+.0%})" for each, ratio in zip(traces, ratios, strict=True)))
+        f"({each['trace_ms']['median'] / each['alone_ms']['median'] - 1:+.0%}, {low:+.0%} to {high:+.0%})"
+        for each, (low, high) in zip(traces, ranges, strict=True))
+    if any(low > CLOSE or high < -CLOSE for low, high in ranges):
+        return Verdict(goal, False, figures)
+    inside = all(low >= -CLOSE and high <= CLOSE for low, high in ranges)
+    return Verdict(goal, True if inside else None, figures, noisy=not inside)
+
+
+def _range(of: Mapping[str, float], samples: int) -> tuple[float, float]:
+    """Returns the values between which a median lies with 95%.
+
+    That is 1.57 of the quartiles' distance / sqrt(samples) around it, the notches of McGill, Tukey and Larsen,
+    Variations of Box Plots, The American Statistician 32(1), 1978.
+    """
+    notch = 1.57 * (of["q3"] - of["q1"]) / math.sqrt(samples)
+    return of["median"] - notch, of["median"] + notch
 
 
 def _growth(streams: Sequence[Mapping[str, Any]]) -> Verdict:
