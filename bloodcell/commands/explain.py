@@ -15,7 +15,7 @@ def run(config: Config) -> None:
     Raises:
       InputError: data, a checkpoint or a folder that cannot be used.
     """
-    if config.workdir or not config.checkpoint:
+    if config.workdir or not explained(config.explain):
         check_folder(config.run_dir)
     if config.explain == "segment":
         explain_segment(config)

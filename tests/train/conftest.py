@@ -5,10 +5,12 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from bloodcell import models
 from bloodcell.config import Config
 from bloodcell.data.dataset import ImageSet
+from bloodcell.train import step
 
 
 def build_tiny(name="tiny", *, weights="none", head="", image_size=8, num_classes=3, seed=0):
@@ -62,6 +64,25 @@ def make_config():
                       progress="none", explain="none", schedule="constant", loss="cross_entropy", seed=3)
         return dataclasses.replace(base, **flags)
     return make
+
+
+@pytest.fixture(scope="module")
+def made():
+    """What tests of a file share, by name."""
+    return {}
+
+
+@pytest.fixture
+def inputs_made_once(monkeypatch, made):
+    """Lets runs share what augments: to trace or compile it takes as long as the rest of a short run."""
+    make = step.inputs
+
+    def inputs(policy, runtime, seed, **settings):
+        key = str(policy), runtime.jit, seed, str(settings)
+        if key not in made:
+            made[key] = tf.function(make(policy, runtime, seed, **settings), autograph=False)
+        return made[key]
+    monkeypatch.setattr(step, "inputs", inputs)
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ from bloodcell.train.saving import Saver
 from bloodcell.train.strategy import Runtime
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("inputs_made_once")
 RUNTIME = Runtime(tf.distribute.get_strategy(), 1, "float32", "off", "CPU")
 STAGES = "head(epochs=1, lr=1e-2) | all(epochs=3, lr=2e-2, schedule='plateau(patience=1)', augment='rotate(90)')"
 SHORT = {"stages": "all(epochs=3, lr=1e-2)", "average": "swa(start=0.5)"}
@@ -53,25 +54,6 @@ def with_graph(function, step_function):
     """Lets a function that stands for a step be drawn as that step's graph."""
     function.get_concrete_function = getattr(step_function, "get_concrete_function", None)
     return function
-
-
-@pytest.fixture(scope="module")
-def made():
-    """What tests share, by name."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def inputs_traced_once(monkeypatch, made):
-    """Lets runs share the graph that augments: tracing it takes as long as the rest of a short run."""
-    make = step.inputs
-
-    def inputs(policy, runtime, seed, **settings):
-        key = str(policy), seed, str(settings)
-        if key not in made:
-            made[key] = tf.function(make(policy, runtime, seed, **settings), autograph=False)
-        return made[key]
-    monkeypatch.setattr(step, "inputs", inputs)
 
 
 @pytest.fixture

@@ -12,26 +12,8 @@ from bloodcell.train.state import State
 from bloodcell.train.strategy import Runtime
 from bloodcell.train.tensorboard import Board
 
+pytestmark = pytest.mark.usefixtures("inputs_made_once")
 RUNTIME = Runtime(tf.distribute.get_strategy(), 1, "float32", "augment", "CPU")
-
-
-@pytest.fixture(scope="module")
-def made():
-    """What makes a batch the network's input, by what it depends on."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def inputs_compiled_once(monkeypatch, made):
-    """Lets runs share the program that augments: compiling it takes longer than the rest of a short run."""
-    make = step.inputs
-
-    def inputs(policy, runtime, seed, **settings):
-        key = str(policy), runtime.jit, seed, str(settings)
-        if key not in made:
-            made[key] = make(policy, runtime, seed, **settings)
-        return made[key]
-    monkeypatch.setattr(step, "inputs", inputs)
 
 
 class Killed(BaseException):
