@@ -71,8 +71,8 @@ FEEDERS = (
            "the same pipeline, and the task as functions of an image in that `map`; every image draws its own; "
            "uint8", 16),
     Feeder("keras", "Keras 3", "keras3", "keras",
-           "the same pipeline, and the task as layers over an image in that `map`; every image draws its own; "
-           "float32", 4),
+           "the same pipeline, and the task as layers over an image in that `map`; every image draws its own, but "
+           "some in hand at once draw alike; float32", 4),
     Feeder("dali", "DALI (CPU)", "dali", "nvidia-dali-cuda120",
            "its TFRecord reader with shuffling (or `external_source` over the array), decoder and operators, a thread "
            "a core; every image draws its own; uint8", 32),
