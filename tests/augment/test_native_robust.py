@@ -211,6 +211,34 @@ def test_hostile_numbers_leave_whole_grey_levels(engine, code):
             np.testing.assert_array_equal(out, least.astype(np.float32))
 
 
+@pytest.mark.parametrize("nearest", [0, 1])
+@pytest.mark.parametrize("fill", ["constant", "edge", "reflect"])
+def test_maps_of_whole_numbers_move_pixels(engine, fill, nearest):
+    """Flips, quarter turns and moves beside numpy's indexing, also far out; other maps than one to one among them."""
+    count, height, width, value = 96, 5, 8, 9
+    rng = np.random.default_rng(0)
+    images = rng.integers(10, 256, (count, height, width, 3), dtype=np.uint8)
+    across, down, shift = (rng.integers(-most, most + 1, (count, 2)) for most in (1, 1, 9))
+    shift[::8] = rng.integers(-2**20, 2**20 + 1, shift[::8].shape)
+    matrices = np.concatenate([np.stack([across, down, shift], axis=2).reshape(count, 6), [[0, 0, 1]] * count], axis=1)
+    warp = Program()
+    warp.step("warp", matrices.astype(np.float32), on=np.ones([count], np.bool_),
+              style=(["constant", "edge", "reflect"].index(fill), value, nearest))
+    y, x = np.mgrid[:height, :width]
+    expected = np.empty_like(images)
+    for image, matrix, result in zip(images, matrices, expected, strict=True):
+        at_x, at_y = (matrix[row] * x + matrix[row + 1] * y + matrix[row + 2] for row in (0, 3))
+        seen = (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height)
+        if fill == "reflect":  # the border's pixel is met twice
+            at_x, at_y = (np.minimum(at % (2 * side), 2 * side - 1 - at % (2 * side))
+                          for at, side in ((at_x, width), (at_y, height)))
+        result[:] = image[np.clip(at_y, 0, height - 1), np.clip(at_x, 0, width - 1)]
+        if fill == "constant":
+            result[~seen] = value
+    for name in engine.instruction_sets():
+        np.testing.assert_array_equal(engine.apply(warp, images, instruction_set=name), expected)
+
+
 def test_the_mean_of_the_longest_row_is_no_more_than_its_brightest_level(engine):
     mosaic = Program()
     mosaic.step("mosaic", np.array([1], np.int32), np.array([1], np.int32), on=np.array([True]))

@@ -324,9 +324,19 @@ STAGE void warp_as(Canvas& c, const float* m, u32 filled) {
   swap(c);
 }
 
+// Whether pixels come from whole places: flips, quarter turns, moves by pixels. Neighbours then have no part.
+FN bool between_places(const float* m) {
+  bool all = m[6] == 0.0f && m[7] == 0.0f && m[8] == 1.0f;
+  for (int i = 0; i < 6; ++i) {
+    const float most = i % 3 == 2 ? 1048576.0f : 1.0f;  // so that every coordinate is exact
+    all = all && m[i] == floor_of(m[i]) && m[i] >= -most && m[i] <= most;
+  }
+  return all;
+}
+
 STAGE void warp(Canvas& c, const float* matrix, Sampling how) {
   const u32 filled = join(how.value, how.value, how.value);
-  if (how.nearest) {
+  if (how.nearest || between_places(matrix)) {
     if (how.fill == kConstant) warp_as<kConstant, 1>(c, matrix, filled);
     else if (how.fill == kEdge) warp_as<kEdge, 1>(c, matrix, filled);
     else warp_as<kReflect, 1>(c, matrix, filled);
