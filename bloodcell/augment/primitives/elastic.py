@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from bloodcell.augment import rng
-from bloodcell.augment.primitives import blur, warp
+from bloodcell.augment.primitives import warp
 
 OWN = 96  # pixels of an axis that one product smooths, at most, where it is longer than that and the Gaussian
 TRUNCATE = 4.0  # sigmas at which the Gaussian ends, as in SciPy
@@ -104,7 +104,7 @@ def _smooth(field: tf.Tensor, weights: np.ndarray, *, axis: int, scale: float = 
     if side <= OWN + 2 * radius:
         matrix = tf.constant(scale * smoothing(side, weights), tf.float32)
         return tf.einsum("byx,fy->bfx" if axis == 1 else "byx,fx->byf", field, matrix)
-    windows = blur.windows(side, radius, OWN)
+    windows = _windows(side, radius)
     own = windows.shape[1] - 2 * radius
     band = np.zeros([own, windows.shape[1]])
     for pixel in range(own):
@@ -114,3 +114,20 @@ def _smooth(field: tf.Tensor, weights: np.ndarray, *, axis: int, scale: float = 
     others = [field.shape[1], field.shape[2]]
     others[axis - 1] = windows.shape[0] * own
     return tf.slice(tf.reshape(product, [-1, *others]), [0, 0, 0], [-1, *field.shape[1:]])
+
+
+def _windows(side: int, reach: int) -> np.ndarray:
+    """Divides a mirrored axis into windows that overlap.
+
+    Args:
+      side: the axis's length in pixels.
+      reach: pixels that a window takes in more at either end.
+
+    Returns:
+      int [windows, own + 2 reach]: the pixels of each; their own ones, one after another, are the axis and what lies
+      beyond its end.
+    """
+    number = -(-side // OWN)
+    own = -(-side // number)
+    places = (np.arange(number)[:, np.newaxis] * own + np.arange(-reach, own + reach)) % (2 * side)
+    return np.minimum(places, 2 * side - 1 - places)

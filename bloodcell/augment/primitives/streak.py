@@ -2,7 +2,7 @@
 
 Such a kernel is the sum of one that is symmetric in x and in y, which multiplies the cosines of the DCT-II
 (`primitives.blur`), and one that is antisymmetric in both, which multiplies them too and turns them into sines. So a
-streak costs half as much again as a blur, whatever its length.
+streak costs half as much again as a blur, whatever its length, and no more where the FFT takes its place.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bloodcell.augment.primitives.blur import basis, by_tiles, from_middle, response, transform
+from bloodcell.augment.primitives.blur import WHOLE, basis, by_fourier, frequencies, from_middle, response, transform
 
 
 class Streak(NamedTuple):
@@ -25,15 +25,15 @@ class Streak(NamedTuple):
 
 def apply(packed: tf.Tensor, streak: Streak) -> tf.Tensor:
     """Filters packed images int32 [B, H, W], mirrored beyond the border; results are rounded to whole grey levels."""
-    return by_tiles(packed, streak, _apply)
-
-
-def _apply(packed: tf.Tensor, streak: Streak, kept: slice) -> tf.Tensor:
-    size = height, width = packed.shape[1], packed.shape[2]
+    height, width = packed.shape[1], packed.shape[2]
+    if max(height, width) > WHOLE:  # products of two sines of opposite signs, whence the minus
+        return by_fourier(packed, lambda *angles: (response(streak.even, angles, np.cos)
+                                                   - response(streak.odd, angles, np.sin)))
     spectrum = transform(packed)
     cosines, sines = (
-        tf.einsum("bcfg,fy->bcyg", spectrum * response(quadrant, size, wave), basis(height, wave)[:, kept])
+        tf.einsum("bcfg,fy->bcyg", spectrum * response(quadrant, (frequencies(height), frequencies(width)), wave),
+                  basis(height, wave))
         for quadrant, wave in ((streak.even, np.cos), (streak.odd, np.sin)))
     # One product over twice the frequencies is faster than two products and their sum.
-    both = np.concatenate([basis(width, np.cos), basis(width, np.sin)])[:, kept]
+    both = np.concatenate([basis(width, np.cos), basis(width, np.sin)])
     return from_middle(tf.einsum("bcyg,gx->bcyx", tf.concat([cosines, sines], axis=-1), both))
