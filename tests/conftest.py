@@ -14,9 +14,6 @@ import pytest
 from bloodcell import augment
 from bloodcell.augment import entry
 
-# Workers and programs that tests start keep what they free (glibc): pages given anew cost them a tenth of their time.
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
 # The files that take longest, first, so that no worker is left with one of them when the others are done.
 LONGEST = ("test_replicas_of_a_run", "test_kill", "test_multi_worker", "test_suites", "test_native",
            "test_training_loop")
