@@ -16,7 +16,7 @@ from bloodcell.augment.primitives.blur import RADIUS
 from bloodcell.augment.primitives.streak import Streak
 
 SIZES = [(64, 80), (95, 33), (1, 1), (2, 5), (1, 7), (13, 3)]
-LARGE = [(257, 300), (9, 310), (289, 3), (1, 97), (97, 96)]
+LARGE = [(257, 300), (9, 310), (289, 3), (1, 129), (129, 128)]
 DRAWS = {
     "blur": [{"sigma": 0.05}, {"sigma": 0.8}, {"sigma": 3.0}],
     "defocus": [{"radius": 0.6}, {"radius": 3.3}, {"radius": 8.0}],

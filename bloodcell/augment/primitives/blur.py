@@ -20,7 +20,7 @@ from bloodcell.augment import pixels
 RADIUS = 12  # pixels that a kernel reaches from its centre, at most
 DISTANCE = np.arange(RADIUS + 1, dtype=np.float32)  # the rows and the columns of a quadrant
 TIMES = np.minimum(DISTANCE + 1, 2)  # how often a quadrant's row, or column, stands in the whole kernel
-WHOLE = 96  # pixels: the largest side of an image that is multiplied by matrices
+WHOLE = 128  # pixels: the largest side of an image that is multiplied by matrices
 MIDDLE = 128.0  # grey levels; small numbers lose less where a GPU multiplies with 10-bit mantissas
 
 Wave = Callable[[np.ndarray], np.ndarray]
