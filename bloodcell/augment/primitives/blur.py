@@ -70,8 +70,13 @@ def _bordered(side: int) -> np.ndarray:
     length = side + 2 * RADIUS
     while length % 2 or 60**24 % length:  # 60 has these factors and no others
         length += 1
-    places = np.arange(-RADIUS, length - RADIUS) % (2 * side)
-    return np.minimum(places, 2 * side - 1 - places)
+    return mirrored(np.arange(-RADIUS, length - RADIUS), side)
+
+
+def mirrored(places: np.ndarray, side: int) -> np.ndarray:
+    """Returns the pixels, int 0..side-1, that an axis shows at places on it or beyond (d c b a | a b c d | d c b a)."""
+    around = places % (2 * side)
+    return np.asarray(np.minimum(around, 2 * side - 1 - around))
 
 
 def transform(packed: tf.Tensor) -> tf.Tensor:

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from bloodcell.augment import rng
 from bloodcell.augment.primitives import warp
+from bloodcell.augment.primitives.blur import mirrored
 
 OWN = 96  # pixels of an axis that one product smooths, at most, where it is longer than that and the Gaussian
 TRUNCATE = 4.0  # sigmas at which the Gaussian ends, as in SciPy
@@ -70,8 +71,7 @@ def smoothing(size: int, weights: np.ndarray) -> np.ndarray:
     """Returns float64 [size, size], a filter as a matrix; the border reflects (c b a | a b c | c b a)."""
     radius = len(weights) // 2
     offsets = np.arange(-radius, radius + 1)
-    source = (np.arange(size)[:, np.newaxis] + offsets) % (2 * size)
-    source = np.minimum(source, 2 * size - 1 - source)
+    source = mirrored(np.arange(size)[:, np.newaxis] + offsets, size)
     matrix = np.zeros([size, size])
     np.add.at(matrix, (np.arange(size)[:, np.newaxis], source), weights)
     return matrix
@@ -129,5 +129,4 @@ def _windows(side: int, reach: int) -> np.ndarray:
     """
     number = -(-side // OWN)
     own = -(-side // number)
-    places = (np.arange(number)[:, np.newaxis] * own + np.arange(-reach, own + reach)) % (2 * side)
-    return np.minimum(places, 2 * side - 1 - places)
+    return mirrored(np.arange(number)[:, np.newaxis] * own + np.arange(-reach, own + reach), side)
