@@ -16,7 +16,7 @@ from bloodcell.augment.primitives.blur import RADIUS
 from bloodcell.augment.primitives.streak import Streak
 
 SIZES = [(64, 80), (95, 33), (1, 1), (2, 5), (1, 7), (13, 3)]
-LARGE = [(257, 300), (9, 310), (289, 3), (1, 129), (129, 128)]
+LARGE = [(257, 300), (9, 310), (289, 3), (1, 129), (129, 128), (112, 110), (113, 5)]
 DRAWS = {
     "blur": [{"sigma": 0.05}, {"sigma": 0.8}, {"sigma": 3.0}],
     "defocus": [{"radius": 0.6}, {"radius": 3.3}, {"radius": 8.0}],
@@ -66,6 +66,15 @@ def test_pixelate_is_the_mean_of_the_centres_in_a_cell(scale, size):
         lines = np.stack([lines[counted == math.floor(each)].mean(axis=0) for each in place])
         expected = np.moveaxis(lines, 0, axis)
     assert np.abs(_apply("pixelate", image, {"scale": scale}) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("side", [8224, 8225, 16384])
+@pytest.mark.parametrize("colour", [(255, 0, 255), (0, 255, 0), (255, 255, 255), (1, 254, 0)])
+def test_pixelate_adds_long_sides_without_a_channel_running_into_another(colour, side):
+    image = np.tile(np.array(colour, np.uint8), (1, side, 2, 1))
+    np.testing.assert_array_equal(_apply("pixelate", image, {"scale": 1e-5}), image)
+    np.testing.assert_array_equal(_apply("pixelate", image.transpose(0, 2, 1, 3), {"scale": 1e-5}),
+                                  image.transpose(0, 2, 1, 3))
 
 
 @pytest.mark.parametrize(("name", "draws"), CASES, ids=str)

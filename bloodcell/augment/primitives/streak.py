@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bloodcell.augment.primitives.blur import WHOLE, basis, by_fourier, frequencies, from_middle, response, transform
+from bloodcell.augment.primitives.blur import basis, by_fourier, frequencies, from_middle, response, transform
+
+WHOLE = 112  # pixels: the largest side that is multiplied by matrices; those of a blur are fewer, and pay for longer
 
 
 class Streak(NamedTuple):
