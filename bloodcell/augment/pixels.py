@@ -3,8 +3,8 @@
 Between primitives an image is int32 [H, W] with red, green and blue in bits 0-7, 8-15 and 16-23. One gather then
 fetches a whole pixel, and a stage reads and writes a third of what float32 channels would take.
 
-XLA fuses an elementwise producer into every consumer and computes it again for each. A loop's carried value is
-always materialised, so the chunk loop below is also what keeps a stage from being computed three times.
+XLA fuses an elementwise producer into every consumer and computes it again for each. What a loop carries or a branch
+returns is always materialised, so these are also what keeps a stage from being computed three times.
 """
 
 import math
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 CHUNK = 16  # images a trip, at most
 CHUNK_VALUES = CHUNK * 96 * 96  # of larger images fewer: about 0.6 MB, which stays in a core's second-level cache
+WIDE: bool | None = None  # whether all images are computed at once, active or not; None: where there is a GPU
 
 
 def pack(images: tf.Tensor) -> tf.Tensor:
@@ -57,11 +58,14 @@ def rounded(product: tf.Tensor) -> tf.Tensor:
 
 def update_where(rows: tf.Tensor, active: tf.Tensor, compute: Callable[..., tf.Tensor],
                  inputs: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Replaces the rows of the active samples, at a cost in proportion to how many there are.
+    """Replaces the rows of the active samples.
 
-    The active samples are ordered first and visited in chunks of static shape by a loop whose trip count is dynamic.
-    No row is replaced twice, so what the loop carries may be read and written in place: an input that is `rows` itself
-    is not held a second time.
+    On a CPU that costs in proportion to how many there are. They are ordered first and visited in chunks of static
+    shape by a loop whose trip count is dynamic. No row is replaced twice, so what the loop carries may be read and
+    written in place: an input that is `rows` itself is not held a second time.
+
+    On a GPU, which is bound by the memory and wants one wide launch, ordering samples would move every row three times
+    more. There all rows are computed, if any of them is active, and the others keep what they were.
 
     Args:
       rows: [B, ...], what to update.
@@ -74,7 +78,11 @@ def update_where(rows: tf.Tensor, active: tf.Tensor, compute: Callable[..., tf.T
     """
     if rows.shape[0] == 0:
         return rows
-    chunk, known = _chunk_size(rows.shape[0], [rows, *inputs]), rows.shape[0] is not None
+    known = rows.shape[0] is not None
+    if known and _wide():
+        chosen = tf.reshape(active, [-1] + [1] * (rows.shape.rank - 1))
+        return tf.cond(tf.reduce_any(active), lambda: tf.where(chosen, compute(*inputs), rows), lambda: rows)
+    chunk = _chunk_size(rows.shape[0], [rows, *inputs])
     all_rows = rows if known else _at_least(rows, chunk)
     given = [(tensor is rows, tensor if known else _at_least(tensor, chunk)) for tensor in inputs]
     active = active if known else tf.concat([active, tf.zeros([tf.shape(all_rows)[0] - tf.shape(rows)[0]], tf.bool)], 0)
@@ -97,16 +105,20 @@ def update_where(rows: tf.Tensor, active: tf.Tensor, compute: Callable[..., tf.T
     return updated if known else updated[:tf.shape(rows)[0]]
 
 
+def _wide() -> bool:
+    return bool(tf.config.list_logical_devices("GPU")) if WIDE is None else WIDE
+
+
 def _at_least(rows: tf.Tensor, least: int) -> tf.Tensor:
     """Repeats the first of [B, ...] after the last, up to `least` rows where there are any."""
     return tf.concat([rows, tf.repeat(rows[:1], tf.maximum(least - tf.shape(rows)[0], 0), axis=0)], axis=0)
 
 
 def _chunk_size(batch: int | None, tensors: Sequence[tf.Tensor]) -> int:
-    # A GPU wants one wide launch; on a CPU a chunk should stay in cache, whatever the size of the images.
+    # A chunk should stay in cache, whatever the size of the images. There should be two trips at least: XLA dissolves a
+    # loop that it knows to make one, and with it what the loop keeps. A trip takes two images at least: what becomes of
+    # a single one XLA:CPU writes straight into the batch, in a fusion that it does not divide among the cores.
     largest = max(math.prod(tensor.shape[1:]) for tensor in tensors)
-    fitting = min(max(CHUNK_VALUES // max(largest, 1), 1), CHUNK)
-    chunk = 2 ** (fitting.bit_length() - 1)  # divides the usual batches, so that no trip goes half empty
-    if batch is not None and (batch < chunk or tf.config.list_logical_devices("GPU")):
-        return max(batch, 1)
-    return chunk
+    most = CHUNK if batch is None else min(batch // 2, CHUNK)
+    fitting = max(min(max(CHUNK_VALUES // max(largest, 1), 2), most), 1)
+    return 2 ** (fitting.bit_length() - 1)  # divides the usual batches, so that no trip goes half empty

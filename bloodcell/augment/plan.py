@@ -249,26 +249,28 @@ def _apply_repeat(stage: Repeat, packed: tf.Tensor, draws: Draws) -> tf.Tensor:
 
 
 def _apply_mixture(stage: Mixture, packed: tf.Tensor, draws: Draws) -> tf.Tensor:
-    """Runs the chains as one batch of copies, [width * B], so that the layers are one program for all of them."""
+    """Runs the chains as one batch of copies, [B * width], so that the layers are one program for all of them."""
     own = draws[stage.path]
     of_copies = {}
     for slot in slots(stage.layers.stages):
         for member in slot.members():
-            of_copies[member.path] = {name: tf.reshape(value, [stage.layers.count, -1, *value.shape[3:]])
-                                      for name, value in draws[member.path].items()}
-    chains = _apply_repeat(stage.layers, tf.tile(packed, [stage.width, 1, 1]), of_copies)
+            of_copies[member.path] = {  # [count, width, B, ...]; here the copies of a sample follow one another
+                name: tf.reshape(tf.transpose(value, [0, 2, 1, *range(3, value.shape.rank)]),
+                                 [stage.layers.count, -1, *value.shape[3:]])
+                for name, value in draws[member.path].items()}
+    chains = _apply_repeat(stage.layers, tf.repeat(packed, stage.width, axis=0), of_copies)
+    chains = tf.reshape(chains, [-1, stage.width, *packed.shape[1:]])
 
-    def blended(image: tf.Tensor, share: tf.Tensor, weights: tf.Tensor, *chains: tf.Tensor) -> tf.Tensor:
+    def blended(image: tf.Tensor, share: tf.Tensor, weights: tf.Tensor, chains: tf.Tensor) -> tf.Tensor:
         parts = []
-        for channels in zip(*(pixels.channels(each) for each in (image, *chains)), strict=True):
-            level, *others = (tf.cast(channel, tf.float32) for channel in channels)
-            mixed = sum(weights[:, number, tf.newaxis, tf.newaxis] * other for number, other in enumerate(others))
+        for channel in zip(pixels.channels(image), pixels.channels(chains), strict=True):
+            level, others = (tf.cast(each, tf.float32) for each in channel)
+            mixed = sum(weights[:, number, tf.newaxis, tf.newaxis] * others[:, number] for number in range(stage.width))
             parts.append(pixels.to_levels(level + share[:, tf.newaxis, tf.newaxis] * (mixed - level) + 0.5))
         return pixels.join(parts)
 
     with tf.name_scope("blend"):
-        return pixels.update_where(packed, own["on"], blended,
-                                   [packed, own["share"], own["weights"], *tf.split(chains, stage.width)])
+        return pixels.update_where(packed, own["on"], blended, [packed, own["share"], own["weights"], chains])
 
 
 def _apply_slot(slot: Slot, packed: tf.Tensor, draws: Draws) -> tf.Tensor:

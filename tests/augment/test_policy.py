@@ -12,6 +12,7 @@ import scipy.stats
 import tensorflow as tf
 
 from bloodcell import augment
+from bloodcell.augment import pixels
 from bloodcell.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -260,6 +261,22 @@ def test_eager_and_compiled_agree_for_a_whole_policy(images, compiled_v2s, eager
     # Seven stages deep: a level's difference may cross a threshold (solarize, posterize) of a later stage.
     compiled, _ = compiled_v2s(images, np.arange(40))
     assert (np.abs(compiled - eager_v2s) > 1).mean() < 5e-3
+
+
+def test_what_is_chosen_on_a_gpu_is_what_is_chosen_here(images, xla_program, monkeypatch, eager_v2s):
+    """There all samples are computed at once, and those that are not active keep what they were."""
+    text = "equalize@0.5 | rotate(90)@0.5 | sharpness(0.9)@0.5"
+    here, draws = _compiled(text)(images, np.arange(40))
+    monkeypatch.setattr(pixels, "WIDE", True)
+    np.testing.assert_array_equal(augment.parse(V2S)(images, _ids(40), epoch=EPOCH, seed=SEED).numpy(), eager_v2s)
+    there, drawn = _compiled(text)(images, np.arange(40))
+    tf.nest.map_structure(np.testing.assert_array_equal, drawn, draws)
+    untouched = (here == images).all(axis=(1, 2, 3))
+    assert 0 < untouched.sum() < 20
+    np.testing.assert_array_equal(there[untouched], images[untouched])
+    assert (there != here).mean() <= 1e-3
+    nobody = augment.REGISTRY["rotate"](images.astype(np.float32), tf.zeros(40), seed=_ids(40))
+    np.testing.assert_array_equal(nobody, images)
 
 
 def test_works_in_anybodys_map_over_batches_of_unknown_size(images):

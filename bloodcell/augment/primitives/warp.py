@@ -65,7 +65,9 @@ def sample(packed: tf.Tensor, source_x: tf.Tensor, source_y: tf.Tensor, visible:
     """Samples packed images int32 [B, H, W] where each output pixel comes from.
 
     XLA:CPU computes coordinates again for each of the four gathers that read them, unless they end in something that
-    it holds to be expensive, as a division or a product of matrices.
+    it holds to be expensive, as a division or a product of matrices. From there on pixels are listed one after another,
+    [B * H * W, 1], as XLA has gathers on a GPU: another shape after a gather, and it writes four images of corners to
+    memory and reads them again.
 
     Args:
       packed: int32 [B, H, W].
@@ -74,8 +76,11 @@ def sample(packed: tf.Tensor, source_x: tf.Tensor, source_y: tf.Tensor, visible:
       visible: bool [B, H, W], False where the fill is wanted whatever the source; what broadcasts to it will do.
       style: how to sample, and what lies outside.
     """
-    height, width = packed.shape[1], packed.shape[2]
-    count = packed.shape[0]
+    def listed(values: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.broadcast_to(values, packed.shape), [-1, 1])
+
+    count, height, width = packed.shape
+    source_x, source_y, visible = listed(source_x), listed(source_y), listed(visible)
     if style.fill == "constant":
         visible &= (source_x >= -0.5) & (source_x < width - 0.5) & (source_y >= -0.5) & (source_y < height - 0.5)
     elif style.fill == "reflect":
@@ -90,7 +95,8 @@ def sample(packed: tf.Tensor, source_x: tf.Tensor, source_y: tf.Tensor, visible:
     right, down = source_x - x0, source_y - y0
     x0, y0 = tf.cast(x0, tf.int32), tf.cast(y0, tf.int32)
     x1, y1 = tf.minimum(x0 + 1, width - 1), tf.minimum(y0 + 1, height - 1)
-    start = tf.range(count, dtype=tf.int32)[:, tf.newaxis, tf.newaxis] * (height * width)
+    # Up to 10 MiB TensorFlow makes this a constant, which a CPU reads sooner than it divides places by an image's size.
+    start = listed(tf.range(count, dtype=tf.int32)[:, tf.newaxis, tf.newaxis] * (height * width))
     flat = tf.reshape(packed, [-1])
     corners = [pixels.channels(tf.gather(flat, start + row * width + column))
                for row in (y0, y1) for column in (x0, x1)]
@@ -101,7 +107,7 @@ def sample(packed: tf.Tensor, source_x: tf.Tensor, source_y: tf.Tensor, visible:
         top = top_left + (top_right - top_left) * right
         low = low_left + (low_right - low_left) * right
         levels.append(tf.where(visible, pixels.to_levels(top + (low - top) * down + 0.5), round(style.value)))
-    return pixels.join(levels)
+    return tf.reshape(pixels.join(levels), packed.shape)
 
 
 def _fold(x: tf.Tensor, size: int) -> tf.Tensor:
