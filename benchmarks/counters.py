@@ -1,9 +1,9 @@
 """What binds the native op: its instructions and cache misses for an image. `python -m benchmarks.counters`.
 
-valgrind's cachegrind counts them on a model of this processor's caches, so it needs no counters of the hardware, which
-virtual machines rarely show. It runs the op's own sources, AVX2 and one thread, in a process without TensorFlow; what
-three calls count more than one is that of two calls alone. The time beside is of the same code without cachegrind.
-Needs valgrind and a compiler.
+valgrind's callgrind counts them on a model of this processor's caches, so it needs no counters of the hardware, which
+virtual machines rarely show. It runs the op's own sources, AVX2 and one thread, in a process without TensorFlow, and
+counts inside the op's calls alone: starting Python takes a hundred times as many instructions, and never quite the same
+number. The time beside is of the same code without valgrind. Needs valgrind and a compiler.
 
 What belongs here: counting. How fast the op is in a program is `python -m benchmarks policies`.
 """
@@ -25,6 +25,8 @@ INSTRUCTION_SET = b"avx2"  # the newest that valgrind knows
 LINE = 64  # bytes of a cache line
 POLICIES = ("rotate", "equalize", "hue", "blur", "jpeg", "randaugment", "augmix", "v2s")
 _TYPES = {np.dtype(np.bool_): 0, np.dtype(np.uint8): 1, np.dtype(np.int32): 2, np.dtype(np.float32): 3}  # of plain.cc
+CALLS = 3  # that are counted
+_RUN = "bloodcell::run(*"  # what the library's entry calls with a program that has been read
 _COUNTED = {"instructions": r"I +refs", "accesses": r"D +refs", "misses": r"D1 +misses", "mispredicted": "Mispredicts"}
 
 
@@ -57,16 +59,20 @@ def apply(library: pathlib.Path, programs: pathlib.Path, name: str, times: int) 
     return spent
 
 
-def count(library: pathlib.Path, programs: pathlib.Path, name: str, times: int) -> dict[str, int]:
-    """Returns `_COUNTED` of a process of its own that calls a program so many times."""
+def count(library: pathlib.Path, programs: pathlib.Path, name: str) -> dict[str, int]:
+    """Returns `_COUNTED` of `CALLS` calls of a program, in a process of their own."""
     done = subprocess.run(
-        ["valgrind", "--tool=cachegrind", "--cache-sim=yes", "--branch-sim=yes", "--cachegrind-out-file=/dev/null",
-         sys.executable, str(pathlib.Path(__file__).resolve()), "apply", str(library), str(programs), name, str(times)],
+        ["valgrind", "--tool=callgrind", "--cache-sim=yes", "--branch-sim=yes", f"--toggle-collect={_RUN}",
+         "--callgrind-out-file=/dev/null", sys.executable, str(pathlib.Path(__file__).resolve()), "apply", str(library),
+         str(programs), name, str(CALLS)],
         capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failed((done.stderr.strip().splitlines() or ["valgrind: no word"])[-1])
-    return {what: int(re.findall(rf"{line}: +([\d,]+)", done.stderr)[0].replace(",", ""))
-            for what, line in _COUNTED.items()}
+    counted = {what: int(re.findall(rf"{line}: +([\d,]+)", done.stderr)[0].replace(",", ""))
+               for what, line in _COUNTED.items()}
+    if not counted["instructions"]:
+        raise Failed(f"valgrind: found no call of {_RUN}")
+    return counted
 
 
 def table(names: Sequence[str], batch: int) -> list[str]:
@@ -83,8 +89,7 @@ def table(names: Sequence[str], batch: int) -> list[str]:
         run_cuda_op.write(programs, {name: run_cuda_op.POLICIES[name] for name in names}, batch, SIDE)
         for name in names:
             micros = 1e6 * min(apply(library, programs, name, 12)) / batch
-            once, thrice = (count(library, programs, name, times) for times in (1, 3))
-            each = {what: (thrice[what] - once[what]) / (2 * batch) for what in once}
+            each = {what: number / (CALLS * batch) for what, number in count(library, programs, name).items()}
             pace = each["instructions"] / micros / 1000
             lines.append(
                 f"| `{name}` | {micros:.1f} | {each['instructions']:,.0f} | {pace:.1f} | {each['accesses']:,.0f} | "

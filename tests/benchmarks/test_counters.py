@@ -13,17 +13,27 @@ from benchmarks import counters, run_cuda_op
 @pytest.mark.native  # builds the op's library, and valgrind is slow
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 def test_counts_are_of_the_calls_and_plausible():
-    lines = counters.table(["hue"], 16)
-    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
-    name, micros, instructions, _, accesses, misses, must, _ = (
-        cell.strip(" `").replace(",", "") for cell in lines[2].strip("|").split("|"))
-    assert name == "hue"
-    assert float(must) == 96 * 96 * 3 * (1 + 4) / 64
-    # With eight pixels to an instruction, a pixel's own work and its way in and out take a few dozen.
-    assert 9216 * 2 < float(instructions) < 9216 * 40
-    assert float(accesses) < float(instructions)
-    assert float(must) < float(misses) < float(accesses) / 2  # 2.2 MB of images and results are in no first-level cache
-    assert float(micros) > 1
+    tables = [counters.table(["hue"], batch) for batch in (4, 16, 16)]
+    for lines in tables:
+        assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+    few, many, again = (_cells(lines[2]) for lines in tables)
+    name, micros, instructions, _, accesses, misses, must, mispredicted = range(8)
+    assert many[name] == "hue"
+    assert many[must] == 96 * 96 * 3 * (1 + 4) / 64
+    # With eight pixels to an instruction, a pixel's own work and its way in and out take a few dozen at most.
+    assert 9216 * 4 < many[instructions] < 9216 * 30
+    assert many[accesses] < many[instructions]
+    assert many[must] < many[misses] < many[accesses] / 2  # 2.2 MB of images and results are in no first-level cache
+    assert many[micros] > 1
+    # Of the calls alone: an image counts the same in small calls and large ones, and in one process and the next.
+    assert few[instructions] == pytest.approx(many[instructions], rel=0.01)
+    assert [again[each] for each in (instructions, accesses, misses, mispredicted)] == [
+        many[each] for each in (instructions, accesses, misses, mispredicted)]
+
+
+def _cells(line):
+    name, *numbers = (cell.strip(" `").replace(",", "") for cell in line.strip("|").split("|"))
+    return [name, *map(float, numbers)]
 
 
 def test_a_missing_valgrind_is_one_line(monkeypatch, capsys):
