@@ -1,9 +1,12 @@
 """The goals and whether rows meet them. A goal without its figures is not judged, and says what is missing."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 RANDAUGMENT, V2S = "randaugment(2, 9)", "v2s"
 OVER_DALI, OVER_KERAS, V2S_OVER_KERAS = 1.5, 10.0, 5.0  # times as fast
@@ -212,13 +215,23 @@ def _agree(traces: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]
 
 
 def _range(of: Mapping[str, float], samples: int) -> tuple[float, float]:
-    """Returns the values between which a median lies with 95%.
+    """Returns the values between which a median lies with 95%."""
+    half = notch(samples) * (of["q3"] - of["q1"]) / math.sqrt(samples)
+    return of["median"] - half, of["median"] + half
 
-    That is 1.57 of the quartiles' distance / sqrt(samples) around it, the notches of McGill, Tukey and Larsen,
-    Variations of Box Plots, The American Statistician 32(1), 1978.
+
+@functools.cache
+def notch(samples: int) -> float:
+    """Returns how far a median may be from the true one with 95%, in distances of the quartiles / sqrt(samples).
+
+    Found by drawing so many normal figures again and again, since nothing simple fits few of them: 4.7 for five, 2.2
+    for fifteen, 1.82 for many. The notches of box plots are narrower, 1.57 (McGill, Tukey and Larsen 1978), as they are
+    made to be held against each other.
     """
-    notch = 1.57 * (of["q3"] - of["q1"]) / math.sqrt(samples)
-    return of["median"] - notch, of["median"] + notch
+    samples = max(samples, 3)  # the fewest that are timed
+    drawn = np.random.default_rng(0).standard_normal((100_000, samples))
+    q1, median, q3 = np.quantile(drawn, [0.25, 0.5, 0.75], axis=1)
+    return float(np.quantile(np.abs(median) * math.sqrt(samples) / (q3 - q1), 0.95))
 
 
 def _growth(streams: Sequence[Mapping[str, Any]]) -> Verdict:
