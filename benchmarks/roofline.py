@@ -27,6 +27,7 @@ PRIMITIVES = {"warp": "rotate", "tone": "brightness", "mix": "hue", "filter": "s
               "noise": "noise", "jpeg": "jpeg"}  # and an op that needs no other
 BATCHES = (16, 64, 256, 1024, 4096)  # images of SIDE
 SIDES = (28, 64, 96, 128, 224, 512)  # of BATCH_OF_SIDES images
+LOOK = 5  # times as many runs where the first ones show a cliff
 BATCH_OF_SIDES = 64
 OPS = tuple(range(1, 9))  # n of OF_OPS, on BATCH images of SIDE
 OF_OPS = "randaugment(n, 9)"
@@ -147,11 +148,14 @@ def _growth(case: str, implementation: str, along: str, sizes: Sequence[int], *,
             tell: Callable[[str], None]) -> dict[str, Any]:
     """Measures what a batch costs at each size, all sizes in turns, and fits the line.
 
+    A cliff is looked at twice: a few runs may all have met with other work on the machine. The second look takes
+    `LOOK` times as many runs, and is the one that counts, whatever it says.
+
     Returns:
       `case`, `implementation`, `along` (`batch`, `side` or `ops`), `sizes`; `units`, what the line counts: images of
       the batch, pixels of the batch, or ops; `seconds` of a batch, lower quartiles, as other work on the machine can
-      but add to them; `fixed_seconds` and `seconds_per_unit` of the line (see `growth.Line`); `deviation`, `worst`
-      (one of `sizes`) and `cliff`.
+      but add to them, and `samples`, the fewest runs of a size; `fixed_seconds` and `seconds_per_unit` of the line
+      (see `growth.Line`); `deviation`, `worst` (one of `sizes`) and `cliff`.
     """
     def at(size: int) -> Contestant:
         if along == "batch":
@@ -161,13 +165,17 @@ def _growth(case: str, implementation: str, along: str, sizes: Sequence[int], *,
         return contestant(case.replace("(n", f"({size}"), implementation)
 
     contestants = [dataclasses.replace(at(size), case=f"{case}, {along} {size}") for size in sizes]
-    rows = race("roofline", contestants, samples=samples, seconds=seconds, tell=tell)
-    taken = [each.images / row["images_per_second"]["q3"] for each, row in zip(contestants, rows, strict=True)]
     units = [BATCH_OF_SIDES * size * size for size in sizes] if along == "side" else list(sizes)
-    line = growth.line(units, taken)
+    for look in (1, LOOK):
+        rows = race("roofline", contestants, samples=look * samples, seconds=look * seconds, tell=tell)
+        taken = [each.images / row["images_per_second"]["q3"] for each, row in zip(contestants, rows, strict=True)]
+        line = growth.line(units, taken)
+        if not line.cliff:
+            break
     return {"case": case, "implementation": implementation, "along": along, "sizes": list(sizes), "units": units,
-            "seconds": taken, "fixed_seconds": line.fixed, "seconds_per_unit": line.each,
-            "deviation": round(line.deviation, 3), "worst": sizes[units.index(int(line.worst))], "cliff": line.cliff}
+            "seconds": taken, "samples": min(row["samples"] for row in rows), "fixed_seconds": line.fixed,
+            "seconds_per_unit": line.each, "deviation": round(line.deviation, 3),
+            "worst": sizes[units.index(int(line.worst))], "cliff": line.cliff}
 
 
 def _limited(row: Mapping[str, Any], bytes_per_second: float) -> dict[str, Any]:

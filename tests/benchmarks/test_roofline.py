@@ -86,6 +86,34 @@ def test_what_grows_faster_than_in_proportion_departs_and_a_constant_does_not():
     assert growth.line(sizes, [3.0] * 4).deviation == pytest.approx(1.0, abs=0.005)
 
 
+def _measured(monkeypatch, looks):
+    """Returns what `roofline` says of batches that cost so many seconds at each look, and what it asked for."""
+    asked: list[tuple[int, float]] = []
+
+    def race(suite, contestants, *, samples, seconds, tell):
+        costs = looks[len(asked)]
+        asked.append((samples, seconds))
+        return [{"samples": samples, "images_per_second": {"q3": each.images / cost}}
+                for each, cost in zip(contestants, costs, strict=True)]
+
+    monkeypatch.setattr(roofline, "race", race)
+    monkeypatch.setattr(roofline, "contestant",
+                        lambda case, by, batch: timing.Contestant(case, by, batch, lambda step: None))
+    grown = roofline._growth("warp: rotate", "xla", "batch", (16, 64, 256), samples=3, seconds=2.0, tell=print)
+    return grown, asked
+
+
+def test_a_cliff_is_measured_again_and_the_longer_look_counts(monkeypatch):
+    straight, cliff, other = (1.6, 6.4, 25.6), (1.6, 19.2, 25.6), (1.6, 6.4, 51.2)
+    grown, asked = _measured(monkeypatch, [straight])
+    assert (asked, grown["cliff"], grown["samples"]) == ([(3, 2.0)], False, 3)
+    grown, asked = _measured(monkeypatch, [cliff, straight])
+    assert (asked, grown["cliff"], grown["samples"]) == ([(3, 2.0), (15, 10.0)], False, 15)
+    assert grown["seconds"] == pytest.approx(straight)
+    grown, asked = _measured(monkeypatch, [cliff, other])
+    assert (len(asked), grown["cliff"], grown["worst"]) == (2, True, 256)
+
+
 @pytest.mark.parametrize(("sizes", "costs"), [([1], [1.0]), ([1, 2], [1.0]), ([1, 1], [1.0, 1.0]), ([0, 1], [1.0, 1.0]),
                                               ([1, 2], [1.0, 0.0]), ([1, 2], [1.0, float("nan")])])
 def test_a_line_needs_two_sizes_with_costs(sizes, costs):
