@@ -22,13 +22,12 @@ import math
 import os
 import pathlib
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from benchmarks import BATCH, SIDE, SUITES
+from benchmarks import BATCH, SIDE, SUITES, run_stablehlo
 
 _QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -59,14 +58,6 @@ def _processor(cpuinfo: str) -> str:
     return f"{name} ({', '.join(more)})" if more else name
 
 
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"expected a regular expression, received {text!r}: {error}") from None
-    return text
-
-
 def _number(kind: Callable[[str], Number], bound: str, allowed: Callable[[Number], bool]) -> Callable[[str], Number]:
     def parse(text: str) -> Number:
         with contextlib.suppress(ValueError):
@@ -92,7 +83,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         own.add_argument("--seconds", type=_number(float, "more than 0", lambda seconds: 0 < seconds < math.inf),
                          help="seconds of a contestant's timed runs (default: the suite's, from 1 to 60; quick "
                               f"{QUICK_SECONDS:g})")
-        own.add_argument("--only", type=_pattern, default="",
+        own.add_argument("--only", type=run_stablehlo.pattern, default="",
                          help="only cases in whose names this expression occurs")
         own.add_argument("--quick", action="store_true",
                          help="a small part of everything: does it run, and about how fast? Never part of the results")

@@ -6,9 +6,9 @@ answered, `manifest.json`, which says all about each program, and `run_stablehlo
 that has to travel. Nothing big is stored: pictures, weights and the optimizer's state are made by rules that are in
 `run_stablehlo` (`made`), and enter the programs as inputs; a program with a large constant is refused.
 
-Programs have static shapes and come for batches of 256 and 4096 (a step for 64), and in two layouts: `chunks` visits 16
-images at a time, which suits a CPU's cache, and `wide` all of them in one launch, as bloodcell does on a GPU. A
-sample's result depends on neither, so TensorFlow answers once, on this machine, for all of them.
+Programs have static shapes and come for batches of 256 and 4096 (a step for 64), and in two layouts: `chunks` visits as
+many images at a time as fit a CPU's cache, and `wide` all of them in one launch, as bloodcell does on a GPU. A sample's
+result depends on neither, so TensorFlow answers once, on this machine, for all of them.
 
 What belongs here: which programs there are, and how each is made. How they are checked and timed is `run_stablehlo`'s.
 """
@@ -48,8 +48,8 @@ BATCH, LARGE, STEP_BATCH = 256, 4096, 64
 NETWORK, CLASSES = "efficientnet_v2_s", 8
 SHOWN = 16  # images of which every pixel is written down
 MIB = 2**20
-MOST, MOST_CONSTANT = 60 * MIB, 8 * MIB  # bytes: of all files, of one constant of a program
-CHUNKS, WIDE = 16, 2**30  # images at a time
+MOST, MOST_CONSTANT = 60 * MIB, 10 * MIB  # bytes: of all files, of one constant, as large as TensorFlow folds any
+CHUNKS, WIDE = "chunks", "wide"  # what a layout is called: a cache's worth of images at a time, or all in one launch
 # What other compilers and devices may make of the same step: sums in another order; on GPUs TensorFloat-32 products.
 TOLERANCE = {
     "float32": {"loss": 2e-3, "gradient": 5e-2, "moments": 5e-2, "weights": 5e-2},
@@ -174,12 +174,12 @@ def _augmentation(folder: pathlib.Path, name: str, kind: str, function: ours.Fun
                   ) -> list[dict[str, Any]]:
     entries = []
     expected, epoch = f"{_slug(name)}.expected.npz", tf.constant(0, tf.int64)
-    for batch, layout in ((sizes.batch, "chunks"), (sizes.batch, "wide"), (sizes.large, "wide")):
+    for batch, layout in ((sizes.batch, CHUNKS), (sizes.batch, WIDE), (sizes.large, WIDE)):
         shape = [batch, sizes.side, sizes.side, 3]
         inputs: list[Rule] = [{"rule": "cells", "shape": shape, "dtype": "uint8"},
                               {"rule": "count", "shape": [batch], "dtype": "int64", "modulo": 0},
                               {"rule": "fill", "shape": [], "dtype": "int64", "value": 0}]
-        with at_a_time(CHUNKS if layout == "chunks" else WIDE):
+        with laid_out(layout):
             traced = tf.function(function, jit_compile=True, autograph=False)
             text, _ = stablehlo(traced, [tf.zeros(shape, tf.uint8), tf.range(batch, dtype=tf.int64), epoch], inputs)
         entries.append(_entry(folder, name, text, kind=kind, layout=layout, group=f"{kind} @{batch}", images=batch,
@@ -209,13 +209,13 @@ def answers(function: ours.Function, count: int, batch: int, side: int) -> dict[
 
 
 @contextlib.contextmanager
-def at_a_time(images: int) -> Iterator[None]:
-    """Traces with so many images in a chunk: a constant of `pixels`, which chooses it by the device that is here."""
-    before, pixels.CHUNK = pixels.CHUNK, images
+def laid_out(layout: str) -> Iterator[None]:
+    """Traces programs of a layout; left to itself, the engine takes the one that suits the devices that are here."""
+    before, pixels.WIDE = pixels.WIDE, layout == WIDE
     try:
         yield
     finally:
-        pixels.CHUNK = before
+        pixels.WIDE = before
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -234,8 +234,8 @@ def _step(folder: pathlib.Path, name: str, policy: str, precision: str, sizes: S
     epoch = tf.constant(0, tf.int64)
     entries: list[dict[str, Any]] = []
     expected = f"{_slug(name)}.expected.npz"
-    for layout in ("chunks", "wide") if policy else ("any",):
-        with at_a_time(WIDE if layout == "wide" else CHUNKS):
+    for layout in (CHUNKS, WIDE) if policy else ("any",):
+        with laid_out(layout):
             trained = training.build(sizes.network, policy=policy, precision=precision, jit="step", classes=CLASSES)
             step: Any = trained.step
             variables = _variables(step.get_concrete_function(given, epoch))

@@ -32,21 +32,14 @@ def backends(tell: Callable[[str], None]) -> list[str]:
 
 def op_function(name: str, by: str = "xla") -> Function:
     """Returns an op at LEVEL for all samples: (uint8 [B, H, W, 3], ids int64 [B], step) -> float32 [B, H, W, 3]."""
-    op = augment.REGISTRY[name]
+    op, policy = augment.REGISTRY[name], augment.parse(name, backend=by)
 
-    def by_xla(images: tf.Tensor, ids: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        level = tf.fill([images.shape[0]], LEVEL)
-        return op(tf.cast(images, tf.float32), level, seed=ids + step * images.shape[0])
-
-    policy = augment.parse(name, backend=by)
-
-    def natively(images: tf.Tensor, ids: tf.Tensor, step: tf.Tensor) -> tf.Tensor:  # a policy of this op, as above
+    def apply(images: tf.Tensor, ids: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         level = tf.fill([images.shape[0]], LEVEL)
         drawn = op.sample(op.strength(level), rng.uniform(ids + step * images.shape[0], max(op.uniforms, 1)),
                           op.defaults())
         return policy.apply(images, {f"1.{name}": {"on": level > 0, **drawn}})
-
-    return natively if by == "native" else by_xla
+    return apply
 
 
 def policy_function(text: str, by: str = "xla") -> Function:

@@ -21,7 +21,8 @@ them beside the peers, taking turns there and back. It ends with the goals: reac
   torchvision draws one set of parameters for all images; Kornia draws parameters for each image, but the ops of
   RandAugment once. Ours draws everything for each image. Single ops get our strength for all images.
 
-Programs that suit the device are taken: on a CPU chunks of 16 images, elsewhere one wide launch. What belongs here: the
+Programs that suit the device are taken: on a CPU those that visit a cache's worth of images at a time, elsewhere those
+with one wide launch. What belongs here: the
 rules for inputs, checks, clocks and goals. What writes the programs is `export`, which takes the rules from here.
 """
 
@@ -598,9 +599,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.3, help="of a timed run, about (default 0.3)")
     parser.add_argument("--minutes", type=float, default=6.0,
                         help="begin no further group of programs after so long (default 6)")
-    parser.add_argument("--only", type=_pattern, default="", help="only programs in whose `case @batch` this occurs")
+    parser.add_argument("--only", type=pattern, default="", help="only programs in whose `case @batch` this occurs")
     parser.add_argument("--layout", choices=("auto", "chunks", "wide"), default="auto",
-                        help="chunks of 16 images or one wide launch (default auto: as the device likes it)")
+                        help="a cache's worth of images at a time, or one wide launch (default auto: as the device "
+                             "likes it)")
     parser.add_argument("--jobs", type=int, default=max(1, min(8, (os.cpu_count() or 1) // 2)),
                         help="programs that are compiled at once")
     parser.add_argument("--no-peers", action="store_true", help="without torchvision and Kornia")
@@ -608,12 +610,34 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("samples", "seconds", "minutes", "jobs"):
         if not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name}: expected more than 0, received {getattr(args, name)}")
-    if not (args.folder / "manifest.json").is_file():
-        parser.error(f"expected a folder with manifest.json, received {args.folder}, try python -m benchmarks export")
     return args
 
 
-def _pattern(text: str) -> str:
+def manifest_of(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what `python -m benchmarks export` wrote about a folder's programs.
+
+    Raises:
+      SystemExit: there is none, or it is cut off or another program's; the message says which.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["programs"]:
+            return {"tensorflow": manifest["tensorflow"], **manifest}
+        found = "one without programs"
+    except OSError as error:
+        found = str(error.strerror)
+    except (ValueError, KeyError, TypeError):
+        found = "another file or a part of one"
+    sys.exit(f"error: {path}: expected a manifest of programs, received {found}; try python -m benchmarks export")
+
+
+def pattern(text: str) -> str:
+    """Returns a regular expression of the command line.
+
+    Raises:
+      ArgumentTypeError: it is none.
+    """
     try:
         re.compile(text)
     except re.error as error:
@@ -624,6 +648,7 @@ def _pattern(text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the programs of a folder; returns 1 where one fails or is wrong."""
     args = arguments(argv)
+    manifest = manifest_of(args.folder)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory of the same GPU
     try:
         import jax
@@ -631,7 +656,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.exit(f"error: expected JAX, received {error}; try pip install jax, on a GPU pip install 'jax[cuda12]'")
     jax.config.update("jax_enable_x64", True)  # sample ids are int64
     began = time.monotonic()
-    manifest = json.loads((args.folder / "manifest.json").read_text())
     device = jax.devices()[0]
     moved = bandwidth(device)
     print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}; copies {moved / 1e9:,.1f} GB/s; programs "

@@ -101,6 +101,14 @@ def test_programs_are_stablehlo_alone_and_take_what_the_rules_make(folder):
         assert export.parameters(text) == [(each.shape, each.dtype.name) for each in given]
 
 
+def test_a_wide_program_takes_all_images_in_one_launch_and_one_in_chunks_some_at_a_time(folder):
+    for entry in _strict(folder / "manifest.json")["programs"]:
+        if entry["kind"] != "step":
+            at_a_time = {int(count) for count in re.findall(r"tensor<(\d+)x32x32xi32>", _text(folder, entry))}
+            assert max(at_a_time) == entry["images"]
+            assert (len(at_a_time) == 1) == (entry["layout"] == "wide"), (entry["program"], at_a_time)
+
+
 def test_what_tensorflow_answered_is_what_the_ops_do_without_a_compiler(folder):
     by_name = {entry["name"]: entry for entry in _strict(folder / "manifest.json")["programs"] if entry["images"] == 32}
     functions = {name: ours.op_function(name) for name in SMALL.ops}
@@ -309,13 +317,19 @@ def test_a_row_that_failed_or_is_wrong_says_so():
 
 
 def test_the_runner_refuses_what_it_cannot_use(tmp_path, capsys):
-    for given, expected in (([str(tmp_path)], "expected a folder with manifest.json"),
-                            (["--only=("], "expected a regular expression"),
+    for given, expected in ((["--only=("], "expected a regular expression"),
                             (["--samples=0"], "expected more than 0, received 0")):
         with pytest.raises(SystemExit) as stopped:
             run_stablehlo.main(given)
         assert stopped.value.code == 2
         assert expected in capsys.readouterr().err
+    for held, expected in ((None, "received No such file"), (b"", "received another file or a part of one"),
+                           (b'{"programs": [{"na', "received another file"), (b"\xff\xfe", "received another file"),
+                           (b"[1]", "received another file"), (b'{"programs": []}', "received one without programs")):
+        if held is not None:
+            (tmp_path / "manifest.json").write_bytes(held)
+        with pytest.raises(SystemExit, match=rf"^error: .*manifest\.json: .*{expected}.*; try python -m"):
+            run_stablehlo.main([str(tmp_path)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
