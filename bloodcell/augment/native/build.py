@@ -26,7 +26,7 @@ _AVX2 = ("-mavx2", "-mfma", "-mbmi2")
 INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {"generic": ()}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS |= {"avx2": _AVX2, "avx512": (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq",
-                                                   "-mprefer-vector-width=512")}
+                                                   "-mavx512vbmi", "-mprefer-vector-width=256")}
 
 
 class Failed(Exception):

@@ -61,6 +61,18 @@ FN float as_float(u32 bits) { float x; __builtin_memcpy(&x, &bits, 4); return x;
 FN u32 as_bits(float x) { u32 bits; __builtin_memcpy(&bits, &x, 4); return bits; }
 #endif
 
+#ifdef __AVX512VBMI__
+#include "bytes.h"
+#endif
+
+// For stages of arithmetic without fetching. The others are compiled for 256 bits in any case: with 512 a processor
+// gathers words for each register through one port.
+#if defined(__AVX512VBMI__) && !defined(__clang__)
+#define WIDE __attribute__((target("prefer-vector-width=512")))
+#else
+#define WIDE
+#endif
+
 FN int least(int a, int b) { return a < b ? a : b; }
 FN int greatest(int a, int b) { return a > b ? a : b; }
 FN int within(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
@@ -355,20 +367,32 @@ FN int luma(u32 pixel) {
   return (19595 * channel(pixel, 0) + 38470 * channel(pixel, 1) + 7471 * channel(pixel, 2) + 0x8000) >> 16;
 }
 
+FN void count_pixel(u32 (*histogram)[256], u32 pixel) {
+  COUNT(histogram[0][pixel & 255u]);
+  COUNT(histogram[1][pixel >> 8 & 255u]);
+  COUNT(histogram[2][pixel >> 16 & 255u]);
+}
+
 STAGE void count_levels(Canvas& c) {
   Shared& s = *c.shared;
   EACH(bin, 256) s.histogram[0][bin] = s.histogram[1][bin] = s.histogram[2][bin] = 0;
   SYNC;
+  const int area = pixel_count(c);
 #ifdef __CUDACC__
-  EACH(place, pixel_count(c)) {
+  EACH(place, area) count_pixel(s.histogram, c.now[place]);
 #else
-  for (int place = 0; place < pixel_count(c); ++place) {  // no EACH: bins are shared
-#endif
-    u32 pixel = c.now[place];
-    COUNT(s.histogram[0][pixel & 255u]);
-    COUNT(s.histogram[1][pixel >> 8 & 255u]);
-    COUNT(s.histogram[2][pixel >> 16 & 255u]);
+  // No EACH: bins are shared. Neighbours are often alike, and a bin waits for what was just written to it, so that every
+  // other pixel counts in bins of its own.
+  u32 other[3][256] = {};
+  for (int place = 0; place + 1 < area; place += 2) {
+    count_pixel(s.histogram, c.now[place]);
+    count_pixel(other, c.now[place + 1]);
   }
+  if (area % 2) count_pixel(s.histogram, c.now[area - 1]);
+  for (int number = 0; number < 3; ++number) {
+    EACH(bin, 256) s.histogram[number][bin] += other[number][bin];
+  }
+#endif
   SYNC;
 }
 
@@ -454,6 +478,10 @@ STAGE void tone(Canvas& c, int kind, float factor, const u8* given, int stride) 
     pixels[place] = join(s.curve[0][pixel & 255u], s.curve[1][pixel >> 8 & 255u], s.curve[2][pixel >> 16 & 255u]);
   }
 #else
+  int first = 0;
+#ifdef __AVX512VBMI__
+  first = look_up_bytes(pixels, s.curve, kind == kContrast || (kind == kGiven && stride == 0), pixel_count(c));
+#endif
   // Channels in their place already, so that a pixel is three loads and two ors.
   u32 red[256], green[256], blue[256];
   for (int bin = 0; bin < 256; ++bin) {
@@ -461,7 +489,8 @@ STAGE void tone(Canvas& c, int kind, float factor, const u8* given, int stride) 
     green[bin] = (u32)s.curve[1][bin] << 8;
     blue[bin] = (u32)s.curve[2][bin] << 16;
   }
-  EACH(place, pixel_count(c)) {
+  pixels += first;
+  EACH(place, pixel_count(c) - first) {
     u32 pixel = pixels[place];
     pixels[place] = red[pixel & 255u] | green[pixel >> 8 & 255u] | blue[pixel >> 16 & 255u];
   }
@@ -477,7 +506,7 @@ FN float row_of(const float* weight, float red, float green, float blue) {
   return fused(weight[2], blue, fused(weight[0], red, product(weight[1], green))) + weight[3];
 }
 
-STAGE void mix(Canvas& c, const float* m) {
+WIDE STAGE void mix(Canvas& c, const float* m) {
   u32* pixels = c.now;
   EACH(place, pixel_count(c)) {
     u32 pixel = pixels[place];
@@ -489,7 +518,7 @@ STAGE void mix(Canvas& c, const float* m) {
 }
 
 // logs: float [256], of the levels.
-STAGE void stain(Canvas& c, const float* m, const float* logs) {
+WIDE STAGE void stain(Canvas& c, const float* m, const float* logs) {
   u32* pixels = c.now;
   EACH(place, pixel_count(c)) {
     u32 pixel = pixels[place];
@@ -530,7 +559,7 @@ STAGE void mask(Canvas& c, const Lattice& l) {
   SYNC;
 }
 
-STAGE void noise(Canvas& c, u32 key0, u32 key1, float std) {
+WIDE STAGE void noise(Canvas& c, u32 key0, u32 key1, float std) {
   u32* pixels = c.now;
   EACH(place, pixel_count(c)) {
     u32 first, second;
@@ -572,7 +601,7 @@ FN u32 smoothed(const u32* from, int width, int place, float factor) {
   return pixel;
 }
 
-STAGE void filter(Canvas& c, float factor) {
+WIDE STAGE void filter(Canvas& c, float factor) {
   const int height = c.height, width = c.width;
   if (height < 3 || width < 3) return;
   const u32* from = c.now;

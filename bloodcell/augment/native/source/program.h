@@ -157,7 +157,14 @@ FN const Step* end_of(const Step* step) {
 STAGE void load(Canvas& c, const u8* in) {
   u32* pixels = c.now;
   const int area = pixel_count(c);
-  EACH(place, area) pixels[place] = join(in[3 * place], in[3 * place + 1], in[3 * place + 2]);
+  int first = 0;
+#ifdef __AVX512VBMI__
+  first = join_bytes(in, pixels, area);
+#endif
+  EACH(rest, area - first) {
+    const u8* from = in + 3 * (i64)(first + rest);
+    pixels[first + rest] = join(from[0], from[1], from[2]);
+  }
   EACH(place, c.width + 1) c.now[area + place] = c.next[area + place] = 0;
   SYNC;
 }
@@ -168,10 +175,14 @@ FN u16 half_of(int value) {  // a whole number up to 255 as IEEE half precision,
 }
 
 STAGE void store(const Canvas& c, void* out, int type) {
-  const u32* pixels = c.now;
-  const int area = pixel_count(c);
+  int first = 0;
+#ifdef __AVX512VBMI__
+  if (type == kFloat32) first = part_bytes(c.now, (float*)out, pixel_count(c));
+#endif
+  const u32* pixels = c.now + first;
+  const int area = pixel_count(c) - first;
 #define STORE(kind, convert) { \
-    kind* to = (kind*)out; \
+    kind* to = (kind*)out + 3 * (i64)first; \
     EACH(place, area) { \
       const u32 pixel = pixels[place]; \
       to[3 * place] = convert(channel(pixel, 0)); \

@@ -23,7 +23,8 @@ Engine engine_for(const std::string& name) {
 #if defined(__x86_64__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vbmi");
   if (avx512 && (name.empty() || name == "avx512")) return bloodcell_run_avx512;
   if (avx2 && (name.empty() || name == "avx2")) return bloodcell_run_avx2;
 #endif
