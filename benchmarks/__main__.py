@@ -18,6 +18,7 @@ Peers that are not installed (`pip install -e '.[benchmarks,addons]'`) are named
 import argparse
 import contextlib
 import importlib
+import logging
 import math
 import os
 import pathlib
@@ -107,6 +108,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Runs what the command line asks for."""
     args = _arguments(argv)
+    # Contestants are functions made in one place, which TensorFlow takes for one that is traced again and again.
+    logging.getLogger("tensorflow").addFilter(_says_something)
     from bloodcell.errors import InputError
     from bloodcell.quiet import stderr_nowhere
     try:
@@ -133,6 +136,10 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -90,6 +90,22 @@ def test_the_last_row_is_rounded_like_any_other(native_op):
     np.testing.assert_array_equal(pixels.unpack(shown, tf.float32)[:, 1, 0, 0], exact[rare])
 
 
+@pytest.mark.parametrize("side", [96, 95])  # images that begin where registers may be stored past the caches, and not
+def test_a_result_larger_than_any_cache_is_that_of_its_parts(side, native_op):
+    images = np.resize(cells.hard(7)[:, :side, :side], (720, side, side, 3))  # 74 MiB of float32 and more
+    policy = augment.parse("rotate(90) | autocontrast@0.5 | gridmask@0.5", backend="native")
+
+    @tf.function(jit_compile=True, autograph=False)
+    def transform(batch, ids):
+        return policy(batch, ids, epoch=0, seed=3)
+
+    ids = np.arange(len(images))
+    whole = transform(images, ids).numpy()
+    for first in range(0, len(images), 90):
+        part = slice(first, first + 90)
+        np.testing.assert_array_equal(whole[part], transform(images[part], ids[part]))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "uint8"])
 def test_every_result_type_holds_the_same_whole_levels(dtype, images, native_op):
     policy = augment.parse("rotate(30) | gamma(0.5)", backend="native")

@@ -243,6 +243,20 @@ def _result(suite, rows, **more):
             **more}
 
 
+def test_functions_made_in_one_place_are_no_retracing(tmp_path, caplog):
+    with pytest.raises(SystemExit, match=r"received .*none\.json"):
+        command.main(["compare", *[str(tmp_path / "none.json")] * 2])
+
+    def made(number):
+        return tf.function(lambda: tf.constant(number))
+
+    for number in range(8):
+        made(number)()
+    tf.get_logger().warning("another word")
+    assert "another word" in caplog.text
+    assert "retracing" not in caplog.text
+
+
 def test_page_and_charts_come_from_the_json_alone_with_losses_beside_wins(tmp_path):
     report.write_json(tmp_path / "ops.json", _result("ops", [
         ("flip", "xla", 1000.0), ("flip", "eager", 100.0), ("flip", "keras", 500.0), ("gray", "xla", 1000.0),

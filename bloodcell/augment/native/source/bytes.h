@@ -23,8 +23,8 @@ FN int join_bytes(const u8* levels, u32* pixels, int count) {
   return whole;
 }
 
-// Pixels as levels, three a pixel.
-FN int part_bytes(const u32* pixels, float* levels, int count) {
+// Pixels as levels, three a pixel. `around`: past the caches, where they can be stored so.
+FN int part_bytes(const u32* pixels, float* levels, int count, bool around) {
   __m512i where[3];
   for (int third = 0; third < 3; ++third) {
     u8 from[64];
@@ -35,13 +35,17 @@ FN int part_bytes(const u32* pixels, float* levels, int count) {
     where[third] = _mm512_loadu_si512(from);
   }
   const int whole = count / kSixteen * kSixteen;
+  around = around && (u64)levels % 64 == 0;
   for (int first = 0; first < whole; first += kSixteen) {
     const __m512i these = _mm512_loadu_si512(pixels + first);
     for (int third = 0; third < 3; ++third) {
       const __m512i numbers = _mm512_maskz_permutexvar_epi8(0x1111111111111111u, where[third], these);
-      _mm512_storeu_ps(levels + 3 * (i64)first + 16 * third, _mm512_cvtepi32_ps(numbers));
+      float* to = levels + 3 * (i64)first + 16 * third;
+      if (around) _mm512_stream_ps(to, _mm512_cvtepi32_ps(numbers));
+      else _mm512_storeu_ps(to, _mm512_cvtepi32_ps(numbers));
     }
   }
+  if (around) _mm_sfence();
   return whole;
 }
 

@@ -44,6 +44,8 @@ struct Buffers {
   Shared* shared;
 };
 
+static const i64 kCached = 1 << 26;  // bytes of a batch's results that may still be in a cache when they are read
+
 enum Output { kFloat32, kBfloat16, kFloat16, kUint8 };
 
 template <typename T>
@@ -174,10 +176,11 @@ FN u16 half_of(int value) {  // a whole number up to 255 as IEEE half precision,
   return (u16)(value ? ((bits >> 23) - 112u) << 10 | (bits >> 13 & 0x3FFu) : 0u);
 }
 
-STAGE void store(const Canvas& c, void* out, int type) {
+// `around`: the caches will not hold the results of a batch in any case.
+STAGE void store(const Canvas& c, void* out, int type, bool around) {
   int first = 0;
 #ifdef __AVX512VBMI__
-  if (type == kFloat32) first = part_bytes(c.now, (float*)out, pixel_count(c));
+  if (type == kFloat32) first = part_bytes(c.now, (float*)out, pixel_count(c), around);
 #endif
   const u32* pixels = c.now + first;
   const int area = pixel_count(c) - first;
@@ -223,7 +226,7 @@ FN void run_image(const Program& p, i64 image, const u8* in, void* out, int type
     }
     step = end;
   }
-  store(c, (u8*)out + image * values * size_of(type), type);
+  store(c, (u8*)out + image * values * size_of(type), type, p.batch * values * size_of(type) > kCached);
 }
 
 #endif  // BLOODCELL_PROGRAM_H_
