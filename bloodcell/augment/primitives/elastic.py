@@ -45,8 +45,9 @@ def apply(packed: tf.Tensor, elastic: Elastic, style: Style | None = None) -> tf
     style = style or Style()
     height, width = packed.shape[1], packed.shape[2]
     dx, dy = field(elastic, (height, width), style.sigma)
-    x = tf.range(width, dtype=tf.float32) + dx
-    y = tf.range(height, dtype=tf.float32)[:, tf.newaxis] + dy
+    # Of all images, as `warp.sample` has where they start: what a CPU would divide places by a side for, it reads.
+    x = tf.broadcast_to(tf.range(width, dtype=tf.float32), packed.shape) + dx
+    y = tf.broadcast_to(tf.range(height, dtype=tf.float32)[:, tf.newaxis], packed.shape) + dy
     everywhere = tf.constant(True, shape=[1, 1, 1])
     return warp.sample(packed, x, y, everywhere, warp.Style(style.fill, style.value))
 
