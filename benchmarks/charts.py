@@ -59,9 +59,13 @@ def headed(figure: Figure, what: str, result: Mapping[str, Any], *, sizes: str =
     hardware = result["hardware"]
     where = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"][:1]])
     figure.text(0.02, 1 - 0.30 / figure.get_figheight(), what, fontsize=14, fontweight="bold", color=INK, va="center")
-    figure.text(0.02, 1 - 0.58 / figure.get_figheight(),
-                f"{where}; {sizes}, uint8 in; {what_of} of turns taken side by side, "
-                f"{result['date']}{', QUICK' if result.get('quick') else ''}", fontsize=9, color=MUTED, va="center")
+    when = f"{result['date']}{', QUICK' if result.get('quick') else ''}"
+    line = figure.text(0.02, 1 - 0.58 / figure.get_figheight(),
+                       f"{where}; {sizes}, uint8 in; {what_of} of turns taken side by side, {when}", fontsize=9,
+                       color=MUTED, va="center")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    while line.get_window_extent(renderer).x1 > 0.98 * figure.bbox.x1:  # some processors have long names
+        line.set_fontsize(0.95 * float(line.get_fontsize()))
     return figure
 
 

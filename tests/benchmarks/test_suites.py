@@ -12,8 +12,24 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from benchmarks import SIDE, memory, ops, ours, peers, policies, replicas, report, streaming, threads, timing, training
+from benchmarks import (
+    SIDE,
+    charts,
+    charts_look,
+    memory,
+    ops,
+    ours,
+    peers,
+    policies,
+    replicas,
+    report,
+    streaming,
+    threads,
+    timing,
+    training,
+)
 from benchmarks import __main__ as command
 from benchmarks import input as feeding
 from benchmarks import step as stepping
@@ -297,6 +313,16 @@ def small(monkeypatch):
     monkeypatch.setattr(stepping, "STEPS", dict.fromkeys(stepping.STEPS, 1))
     yield made
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("name", ["CPU", "A processor (family 6, model 167, AVX-512) " * 2])
+def test_what_stands_over_a_chart_fits_it(name):
+    figure = charts.headed(charts_look.sheet(3.0), "Title", {
+        "hardware": {"cpu": name, "cores": 2, "gpus": []}, "batch": 256, "side": 96, "date": "2026-01-01"})
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in figure.texts:
+        assert text.get_window_extent(renderer).x1 <= figure.bbox.x1
+    assert (figure.texts[1].get_fontsize() == 9) == (name == "CPU")
 
 
 def test_step_trains_every_network_with_and_without_augmentation(few, small, tmp_path, monkeypatch):
