@@ -812,6 +812,8 @@ STAGE void convolve(Canvas& c, const float* even, const float* odd) {
 // ---------------------------------------------------------------------------------------------------------------------
 
 static const int kMosaicBits = 22;
+static const int kCells = 256;  // of a line, whose ends are kept at a time
+static const int kBand = 8192;  // pixels of the lines that a cell is worked on in before the next one: they stay in cache
 
 // Cells across or down: a pixel shows the cell place / (2 side), and counts towards (place - 1) / (2 side).
 FN int shown(int pixel, int cells, int side) { return (int)((i64)(2 * pixel + 1) * cells / (2 * side)); }
@@ -861,22 +863,33 @@ STAGE void mosaic(Canvas& c, int rows, int columns) {
     c.next[place] = cell_mean(c.now + place % width, width, place / width, rows, height);
   }
 #else
-  // A cell at a time, so that its ends are found once for all lines.
-  for (int cell = 0, x = 0; cell < columns; ++cell) {
-    const int first = first_of(cell, columns, width), end = first_of(cell + 1, columns, width), begin = x;
-    while (x < width && shown(x, columns, width) == cell) ++x;
-    const u32 share = share_of(end - first);
-    for (int y = 0; y < height; ++y) {
-      const u32* from = c.now + (i64)y * width;
-      u32* to = c.next + (i64)y * width;
-      u32 red = 0, green = 0, blue = 0;
-      for (int each = first; each < end; ++each) {
-        red += from[each] & 255u;
-        green += from[each] >> 8 & 255u;
-        blue += from[each] >> 16 & 255u;
+  // The ends of many cells first, once for all lines.
+  const int lines = greatest(8, kBand / width);
+  for (int cell = 0, x = 0; cell < columns; cell += kCells) {
+    const int count = least(kCells, columns - cell);
+    int first[kCells + 1], begin[kCells + 1];
+    u32 share[kCells];
+    first[0] = first_of(cell, columns, width), begin[0] = x;
+    for (int n = 0; n < count; ++n) {
+      while (x < width && shown(x, columns, width) == cell + n) ++x;
+      first[n + 1] = first_of(cell + n + 1, columns, width), begin[n + 1] = x;
+      share[n] = share_of(first[n + 1] - first[n]);
+    }
+    for (int top = 0; top < height; top += lines) {
+      for (int n = 0; n < count; ++n) {
+        for (int y = top; y < least(top + lines, height); ++y) {
+          const u32* from = c.now + (i64)y * width;
+          u32* to = c.next + (i64)y * width;
+          u32 red = 0, green = 0, blue = 0;
+          for (int each = first[n]; each < first[n + 1]; ++each) {
+            red += from[each] & 255u;
+            green += from[each] >> 8 & 255u;
+            blue += from[each] >> 16 & 255u;
+          }
+          const u32 mean = join(mean_of(red, share[n]), mean_of(green, share[n]), mean_of(blue, share[n]));
+          for (int each = begin[n]; each < begin[n + 1]; ++each) to[each] = mean;
+        }
       }
-      const u32 mean = join(mean_of(red, share), mean_of(green, share), mean_of(blue, share));
-      for (int each = begin; each < x; ++each) to[each] = mean;
     }
   }
   swap(c);
