@@ -50,9 +50,9 @@ SHOWN = 16  # images of which every pixel is written down
 MIB = 2**20
 MOST, MOST_CONSTANT = 60 * MIB, 10 * MIB  # bytes: of all files, of one constant, as large as TensorFlow folds any
 CHUNKS, WIDE = "chunks", "wide"  # what a layout is called: a cache's worth of images at a time, or all in one launch
-# What other compilers and devices may make of the same step: sums in another order; on GPUs TensorFloat-32 products. The
-# norm of all gradients is that of few large ones, which bfloat16 moves: with the v2s policy TensorFlow's own is 18% above
-# its float32 one, JAX's on the same CPU 7% below. The moments, a median, are the finer check.
+# What other compilers and devices may make of the same step: sums in another order; on GPUs TensorFloat-32 products.
+# The norm of all gradients is that of a few large ones, which bfloat16 moves: with the v2s policy TensorFlow's own is
+# 18% above its float32 one, JAX's on the same CPU 7% below. The moments, a median, are the finer check.
 TOLERANCE = {
     "float32": {"loss": 2e-3, "gradient": 5e-2, "moments": 5e-2, "weights": 5e-2},
     "mixed_bfloat16": {"loss": 2e-2, "gradient": 4e-1, "moments": 2e-1, "weights": 2e-1},
