@@ -27,8 +27,10 @@ def test_counts_are_of_the_calls_and_plausible():
     assert many[micros] > 1
     # Of the calls alone: an image counts the same in small calls and large ones, and in one process and the next.
     assert few[instructions] == pytest.approx(many[instructions], rel=0.01)
-    assert [again[each] for each in (instructions, accesses, misses, mispredicted)] == [
-        many[each] for each in (instructions, accesses, misses, mispredicted)]
+    assert (again[instructions], again[accesses]) == (many[instructions], many[accesses])
+    # Where memory lies, and what was predicted before, is another process's own.
+    assert again[misses] == pytest.approx(many[misses], rel=0.02)
+    assert again[mispredicted] == pytest.approx(many[mispredicted], abs=5)
 
 
 def _cells(line):

@@ -812,8 +812,6 @@ STAGE void convolve(Canvas& c, const float* even, const float* odd) {
 // ---------------------------------------------------------------------------------------------------------------------
 
 static const int kMosaicBits = 22;
-static const int kCells = 256;  // of a line, whose ends are kept at a time
-static const int kBand = 8192;  // pixels of the lines that a cell is worked on in before the next one: they stay in cache
 
 // Cells across or down: a pixel shows the cell place / (2 side), and counts towards (place - 1) / (2 side).
 FN int shown(int pixel, int cells, int side) { return (int)((i64)(2 * pixel + 1) * cells / (2 * side)); }
@@ -847,6 +845,9 @@ FN u32 cell_mean(const u32* from, int stride, int pixel, int cells, int side) {
   }
   return join(mean_of(red, share), mean_of(green, share), mean_of(blue, share));
 }
+#else
+static const int kCells = 256;  // of a line, whose ends are kept at a time
+static const int kBand = 8192;  // pixels of the lines that a cell is worked on in before the next one: they stay in cache
 #endif
 
 STAGE void mosaic(Canvas& c, int rows, int columns) {

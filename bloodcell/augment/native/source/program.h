@@ -177,7 +177,7 @@ FN u16 half_of(int value) {  // a whole number up to 255 as IEEE half precision,
 }
 
 // `around`: the caches will not hold the results of a batch in any case.
-STAGE void store(const Canvas& c, void* out, int type, bool around) {
+STAGE void store(const Canvas& c, void* out, int type, [[maybe_unused]] bool around) {
   int first = 0;
 #ifdef __AVX512VBMI__
   if (type == kFloat32) first = part_bytes(c.now, (float*)out, pixel_count(c), around);
