@@ -11,7 +11,6 @@ import tensorflow as tf
 from bloodcell.augment import pixels
 
 _BITS = 22  # of the fraction that a sum is multiplied by, as in Pillow: 255 times as much still fits 32 bits
-
 _LONGEST = 2 ** 21 // 255  # pixels of a side of which three channels' sums fit one number of 64 bits
 
 

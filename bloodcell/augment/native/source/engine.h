@@ -65,8 +65,8 @@ FN u32 as_bits(float x) { u32 bits; __builtin_memcpy(&bits, &x, 4); return bits;
 #include "bytes.h"
 #endif
 
-// For stages of arithmetic without fetching. The others are compiled for 256 bits in any case: with 512 a processor
-// gathers words for each register through one port.
+// For stages of arithmetic without fetching. The others are compiled for 256 bits in any case: compilers fill registers
+// word by word, at which 512 bits were slower (docs/performance.md).
 #if defined(__AVX512VBMI__) && !defined(__clang__)
 #define WIDE __attribute__((target("prefer-vector-width=512")))
 #else
